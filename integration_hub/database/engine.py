@@ -1,0 +1,318 @@
+"""The database connection manager: an engine with its pool, limits, transactions and mapping.
+
+May import: `domain`, `faults`, `health`, SQLAlchemy.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final, TypeVar, overload
+
+import pydantic
+from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url, text
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import QueuePool
+
+from integration_hub.database.faults import faults_named
+from integration_hub.database.health import Health, PoolFigures
+from integration_hub.database.json_operators import register_functions
+from integration_hub.domain.errors import HubError, ValidationError
+from integration_hub.domain.values import checked_count, checked_duration
+
+T = TypeVar("T")
+
+DIALECTS: Final = ("postgresql", "sqlite")
+_PING_AFTER = 1.0  # seconds of rest after which a pooled connection is tried before it is lent out
+LAZY: Final = "integration_hub_lazy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSettings:
+    """How many connections are kept, and how they are lent out.
+
+    `size` are kept open, `max_overflow` more are opened when all are lent out; `timeout` is how
+    long a caller waits for one before `PoolExhausted`; `recycle` is the age at which a connection
+    is replaced; `pre_ping` tries one that has rested for over a second before it is lent out, so
+    that a restart of the server is not noticed by callers. Durations in seconds or `timedelta`.
+    """
+
+    size: int = 5
+    max_overflow: int = 10
+    timeout: timedelta | float = 30.0
+    recycle: timedelta | float = 1800.0
+    pre_ping: bool = True
+
+    def __post_init__(self) -> None:
+        checked_count("pool.size", self.size, least=1)
+        checked_count("pool.max_overflow", self.max_overflow)
+        for name in ("timeout", "recycle"):
+            checked_duration(f"pool.{name}", getattr(self, name))
+
+
+@dataclass(frozen=True, slots=True)
+class QueryResult:
+    """The rows of a query, as mappings of column to value."""
+
+    rows: list[dict[str, Any]]
+    row_count: int
+    columns: tuple[str, ...]
+
+
+def checked_database_url(url: str | URL) -> URL:
+    """A URL for one of the supported databases.
+
+    Raises `ValidationError` for any other; it names the dialect and never repeats the URL, which
+    may hold a password.
+    """
+    supported = "postgresql+psycopg://…, sqlite:///file.db, sqlite:// or memory://"
+    try:
+        parsed = make_url(url)
+    except (exc.ArgumentError, ValueError) as error:
+        problem = f"must be a database URL such as {supported}"
+        raise ValidationError("url", "<not shown>", problem) from error
+    if parsed.drivername in ("postgres", "postgresql"):
+        return parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername not in ("postgresql+psycopg", "sqlite", "sqlite+pysqlite"):
+        raise ValidationError("url", parsed.drivername, f"must be one of {supported}")
+    return parsed
+
+
+class DatabaseConnectionManager:
+    """An engine for one database, with its pool and its limits.
+
+    `connect_timeout`, `statement_timeout` and `lock_timeout` are durations (seconds or
+    `timedelta`); the last two are set on the server, so that they hold whatever the client does.
+    On SQLite the lock limit is the busy timeout. ``sqlite://`` is a file of its own that goes with
+    `close()`: SQLite's real in-memory databases can't be shared by connections that lock properly.
+    """
+
+    def __init__(
+        self,
+        url: str | URL,
+        *,
+        pool: PoolSettings | None = None,
+        connect_timeout: timedelta | float = 5.0,
+        statement_timeout: timedelta | float = 30.0,
+        lock_timeout: timedelta | float = 10.0,
+        application_name: str = "integration_hub",
+    ) -> None:
+        self.url = checked_database_url(url)
+        self.pool = pool or PoolSettings()
+        self._connect_timeout = checked_duration("connect_timeout", connect_timeout)
+        self._statement_timeout = checked_duration("statement_timeout", statement_timeout)
+        self._lock_timeout = checked_duration("lock_timeout", lock_timeout)
+        self._application_name = application_name
+        self._is_closed = False
+        self._remove_file = self._use_private_file()
+        self.engine: Engine = self._make_engine()
+        #: For units of work: a transaction begins with the first write, by `begin_lazily`.
+        self.lazy_engine: Engine = self.engine.execution_options(**self._lazy_options())
+
+    def __repr__(self) -> str:
+        return f"DatabaseConnectionManager({self.url.render_as_string(hide_password=True)!r})"
+
+    @property
+    def is_postgres(self) -> bool:
+        return self.url.get_backend_name() == "postgresql"
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the database answers now."""
+        try:
+            with self.transaction() as connection:
+                connection.execute(text("SELECT 1"))
+        except HubError:
+            return False
+        return True
+
+    # --- using it -----------------------------------------------------------------------------
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """A connection in a transaction, committed at the end, rolled back by an exception.
+
+        Faults of the database come as `StorageError` and its children.
+        """
+        with faults_named(), self.engine.begin() as connection:
+            yield connection
+
+    def session(self) -> Session:
+        """A new ORM Session on the engine; its faults are SQLAlchemy's own."""
+        return Session(self.engine)
+
+    @overload
+    def query(self, sql: str, params: Mapping[str, Any] | None = None) -> QueryResult: ...
+    @overload
+    def query(
+        self, sql: str, params: Mapping[str, Any] | None = None, *, into: type[T]
+    ) -> list[T]: ...
+    def query(
+        self,
+        sql: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        into: type[T] | None = None,
+    ) -> QueryResult | list[T]:
+        """Run one statement with ``:name`` parameters in a transaction of its own.
+
+        Gives a `QueryResult`, or with `into` (a dataclass, a pydantic model, a TypedDict) a list
+        of these. Raises `ValidationError` where a row does not fit `into`.
+        """
+        with self.transaction() as connection:
+            result = connection.execute(text(sql), dict(params or {}))
+            if not result.returns_rows:
+                rows: list[dict[str, Any]] = []
+                found = QueryResult(rows, result.rowcount, ())
+            else:
+                rows = [dict(row) for row in result.mappings()]
+                found = QueryResult(rows, len(rows), tuple(result.keys()))
+        return found if into is None else mapped(found.rows, into)
+
+    def health(self) -> Health:
+        """Whether the database answers, how fast, its version and the pool's figures."""
+        version = "SHOW server_version" if self.is_postgres else "SELECT sqlite_version()"
+        name = "PostgreSQL" if self.is_postgres else "SQLite"
+        start = time.perf_counter()
+        try:
+            with self.transaction() as connection:
+                found = connection.execute(text(version)).scalar_one()
+        except HubError as error:
+            latency = timedelta(seconds=time.perf_counter() - start)
+            return Health(ok=False, latency=latency, pool=self.pool_figures(), error=error.message)
+        latency = timedelta(seconds=time.perf_counter() - start)
+        shown = f"{name} {found}"
+        return Health(ok=True, latency=latency, database_version=shown, pool=self.pool_figures())
+
+    def pool_figures(self) -> PoolFigures:
+        pool = self.engine.pool
+        assert isinstance(pool, QueuePool)
+        return PoolFigures(pool.size(), pool.checkedout(), max(0, pool.overflow()))
+
+    def close(self) -> None:
+        """Close every connection that is not lent out; those that are, when they come back."""
+        if not self._is_closed:
+            self._is_closed = True
+            self.engine.dispose()
+            self._remove_file()
+
+    # --- making it ----------------------------------------------------------------------------
+
+    def _use_private_file(self) -> weakref.finalize[..., Any]:
+        if self.is_postgres or self.url.database not in (None, "", ":memory:"):
+            return weakref.finalize(self, _nothing)
+        folder = tempfile.mkdtemp(prefix="integration-hub-")
+        self.url = self.url.set(database=str(Path(folder) / "hub.db"))
+        return weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+
+    def _make_engine(self) -> Engine:
+        engine = create_engine(
+            self.url,
+            connect_args=self._postgres_arguments() if self.is_postgres else {"timeout": 0},
+            poolclass=QueuePool,
+            pool_size=self.pool.size,
+            max_overflow=self.pool.max_overflow,
+            pool_timeout=checked_duration("pool.timeout", self.pool.timeout).total_seconds(),
+            pool_recycle=int(checked_duration("pool.recycle", self.pool.recycle).total_seconds()),
+            hide_parameters=True,  # they may hold what is not for logs
+        )
+        if not self.is_postgres:
+            self._teach_sqlite(engine)
+        if self.pool.pre_ping:
+            _ping_after_rest(engine)
+        return engine
+
+    def _postgres_arguments(self) -> dict[str, Any]:
+        def milliseconds(limit: timedelta) -> int:
+            return round(limit.total_seconds() * 1000)
+
+        own = str(self.url.query.get("options", ""))
+        limits = (
+            f"-c timezone=UTC -c statement_timeout={milliseconds(self._statement_timeout)}"
+            f" -c lock_timeout={milliseconds(self._lock_timeout)}"
+        )
+        arguments: dict[str, Any] = {"options": f"{limits} {own}".strip()}
+        if "connect_timeout" not in self.url.query:
+            # libpq counts in whole seconds, and takes 0 for "for ever".
+            arguments["connect_timeout"] = max(1, round(self._connect_timeout.total_seconds()))
+        if "application_name" not in self.url.query:
+            arguments["application_name"] = self._application_name
+        return arguments
+
+    def _teach_sqlite(self, engine: Engine) -> None:
+        busy = round(self._lock_timeout.total_seconds() * 1000)
+
+        @event.listens_for(engine, "connect")
+        def prepare(connection: Any, record: object) -> None:
+            connection.isolation_level = None  # sqlite3 begins nothing by itself: we do
+            for pragma in (
+                f"busy_timeout = {busy}",
+                "foreign_keys = ON",
+                "journal_mode = WAL",
+                "synchronous = NORMAL",
+            ):
+                connection.execute(f"PRAGMA {pragma}")
+            register_functions(connection)
+
+        @event.listens_for(engine, "begin")
+        def begin(connection: Connection) -> None:
+            if not connection.get_execution_options().get(LAZY):
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    def _lazy_options(self) -> dict[str, Any]:
+        return {LAZY: True, **({"isolation_level": "AUTOCOMMIT"} if self.is_postgres else {})}
+
+
+def begin_lazily(connection: Connection) -> None:
+    """Begin the transaction of a connection of `lazy_engine`, before its first write.
+
+    Until then each read stands for itself, which is what READ COMMITTED means anyway, and costs
+    one round trip instead of three. On SQLite the write lock is taken at once, so that a
+    transaction that has read can never be refused its write.
+    """
+    is_sqlite = connection.dialect.name == "sqlite"
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if is_sqlite else "BEGIN")
+
+
+def mapped(rows: list[dict[str, Any]], into: type[T]) -> list[T]:
+    """The rows as objects of a type. Raises `ValidationError` naming the column that does not fit."""
+    try:
+        return pydantic.TypeAdapter(list[into]).validate_python(rows)  # type: ignore[valid-type]
+    except pydantic.ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"][1:]) or "row"
+        problem = f"does not fit {into.__name__}: {first['msg']}"
+        raise ValidationError(where, f"row {first['loc'][0]}", problem) from None
+
+
+def _nothing() -> None:
+    """There is no file to remove."""
+
+
+def _ping_after_rest(engine: Engine) -> None:
+    """Try a connection that has rested before it is lent out; one in steady use is not tried."""
+
+    @event.listens_for(engine, "checkin")
+    def note(connection: object, record: Any) -> None:
+        record.info["rests_since"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def ping(connection: Any, record: Any, proxy: object) -> None:
+        since = record.info.get("rests_since")
+        if since is None or time.monotonic() - since < _PING_AFTER:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except Exception as error:
+            if not engine.dialect.loaded_dbapi or not isinstance(
+                error, engine.dialect.loaded_dbapi.Error
+            ):
+                raise
+            raise exc.DisconnectionError from error

@@ -1,0 +1,105 @@
+"""What a database's fault means, in the words of the package.
+
+May import: `domain`, SQLAlchemy. Told apart by SQLSTATE and constraint name, never by message
+text, but for SQLite's missing tables, for which it has no code.
+Source of the codes: PostgreSQL manual, appendix A; sqlite.org/rescode.html.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError, TimeoutError
+
+from integration_hub.domain.errors import (
+    DatabaseUnavailable,
+    HubError,
+    PoolExhausted,
+    QueryTimeout,
+    SchemaOutOfDate,
+    SerializationConflict,
+    StorageError,
+)
+
+UPGRADE = "run `integration-hub db upgrade`, or hub.schema.upgrade()"
+
+_SERIALIZATION = {"40001", "40P01"}  # serialization_failure, deadlock_detected
+_TIMEOUT = {"57014", "55P03"}  # query_canceled, lock_not_available
+_SCHEMA = {"42P01", "42703", "3F000"}  # undefined_table, undefined_column, invalid_schema_name
+_UNAVAILABLE = {"57P01", "57P02", "57P03", "53300", "25P03"}  # shut down, starting, too many, idle
+_CONNECTION = "08"  # the class of connection exceptions
+_ABORTED = "25P02"  # in_failed_sql_transaction
+
+
+def fault(error: SQLAlchemyError) -> HubError:
+    """The error to raise for one of SQLAlchemy's; ``raise fault(error) from error``."""
+    if isinstance(error, TimeoutError):
+        message = "every pooled connection is in use and none came back in time; raise pool_size"
+        return PoolExhausted(message)
+    if not isinstance(error, DBAPIError) or error.orig is None:
+        return StorageError(f"the database layer failed ({type(error).__name__})")
+    return driver_fault(error.orig, is_lost=error.connection_invalidated)
+
+
+def driver_fault(error: BaseException, *, is_lost: bool = False) -> HubError:
+    """The error to raise for one that psycopg or sqlite3 raised itself."""
+    sqlite_name: str | None = getattr(error, "sqlite_errorname", None)
+    if sqlite_name is not None:
+        return _sqlite_fault(sqlite_name, str(error))
+    return _postgres_fault(getattr(error, "sqlstate", None), error, is_lost)
+
+
+def _postgres_fault(state: str | None, error: BaseException, is_lost: bool) -> HubError:
+    kind = type(error).__name__
+    if state in _SERIALIZATION:
+        message = "the database chose this transaction to give way to another; run it again"
+        return SerializationConflict(message, sqlstate=state)
+    if state in _TIMEOUT:
+        message = "a statement, or its wait for a lock, took longer than the limit"
+        return QueryTimeout(message, sqlstate=state)
+    if state in _SCHEMA:
+        return SchemaOutOfDate(f"a table or column that the code needs is missing; {UPGRADE}")
+    if state == _ABORTED:
+        message = "an earlier statement of this unit of work failed; roll back and start again"
+        return StorageError(message, sqlstate=state)
+    if state is None:
+        is_lost = is_lost or kind in ("OperationalError", "ConnectionTimeout")
+    elif state.startswith(_CONNECTION) or state in _UNAVAILABLE:
+        is_lost = True
+    if is_lost:
+        message = f"the database can't be reached: {_first_line(error)}"
+        return DatabaseUnavailable(message, sqlstate=state)
+    return StorageError(f"the database refused ({kind})", sqlstate=state)
+
+
+def _sqlite_fault(name: str, text: str) -> HubError:
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return QueryTimeout("another writer held the SQLite file for longer than the lock limit")
+    if any(words in text for words in ("no such table", "no such column", "has no column")):
+        return SchemaOutOfDate(f"a table or column that the code needs is missing; {UPGRADE}")
+    if name.startswith(("SQLITE_CANTOPEN", "SQLITE_NOTADB", "SQLITE_READONLY", "SQLITE_IOERR")):
+        return DatabaseUnavailable(f"the SQLite file can't be used: {text}")
+    return StorageError(f"SQLite refused ({name})")
+
+
+def _first_line(error: BaseException) -> str:
+    # libpq's messages name host, port and user, and no password.
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def violated_constraint(error: BaseException | None) -> str | None:
+    """The name of the constraint that a statement broke, where the database tells it."""
+    if isinstance(error, IntegrityError):
+        error = error.orig
+    name: str | None = getattr(getattr(error, "diag", None), "constraint_name", None)
+    return name
+
+
+@contextmanager
+def faults_named() -> Iterator[None]:
+    """A block in which the database's faults become errors of the package."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise fault(error) from error

@@ -1,0 +1,73 @@
+"""Questions to JSON columns (and to text), each with one meaning and two translations.
+
+May import: `domain`, SQLAlchemy. On Postgres these are the operators that a GIN index serves; on
+SQLite they are Python functions that `register_functions` adds to a connection.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy import JSON, Boolean, ColumnElement, literal
+from sqlalchemy.dialects.postgresql import ARRAY, TEXT
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import GenericFunction
+
+from integration_hub.database.types import json_type
+from integration_hub.domain.values import json_contains
+
+
+class _Contains(GenericFunction[bool]):
+    name = "integration_hub_json_contains"
+    inherit_cache = True
+    type = Boolean()
+
+
+class _HasAny(GenericFunction[bool]):
+    name = "integration_hub_json_has_any"
+    inherit_cache = True
+    type = Boolean()
+
+
+def contains(column: ColumnElement[Any], fragment: Any) -> ColumnElement[bool]:
+    """Whether the document contains the fragment, as `values.json_contains` has it."""
+    return _Contains(column, literal(fragment, json_type()))
+
+
+def has_any(column: ColumnElement[Any], texts: Collection[str]) -> ColumnElement[bool]:
+    """Whether an array of texts has at least one of these."""
+    wanted = ARRAY(TEXT).with_variant(JSON(), "sqlite")
+    return _HasAny(column, literal(list(texts), wanted))
+
+
+@compiles(_Contains, "postgresql")
+def _contains_on_postgres(element: _Contains, compiler: SQLCompiler, **options: Any) -> str:
+    document, fragment = (compiler.process(each, **options) for each in element.clauses)
+    return f"({document} @> {fragment})"
+
+
+@compiles(_HasAny, "postgresql")
+def _has_any_on_postgres(element: _HasAny, compiler: SQLCompiler, **options: Any) -> str:
+    document, texts = (compiler.process(each, **options) for each in element.clauses)
+    return f"({document} ?| {texts})"
+
+
+def register_functions(connection: Any) -> None:
+    """Give a `sqlite3.Connection` what stands for Postgres' operators."""
+    for name, function in (
+        (_Contains.name, _contains_on_sqlite),
+        (_HasAny.name, _has_any_on_sqlite),
+        ("strpos", lambda text, part: text.find(part) + 1),  # LIKE ignores case on SQLite
+    ):
+        connection.create_function(name, 2, function, deterministic=True)
+
+
+def _contains_on_sqlite(document: str | None, fragment: str) -> bool | None:
+    return None if document is None else json_contains(json.loads(document), json.loads(fragment))
+
+
+def _has_any_on_sqlite(document: str | None, texts: str) -> bool | None:
+    return None if document is None else not set(json.loads(document)).isdisjoint(json.loads(texts))

@@ -1,0 +1,142 @@
+"""The demo: what the hub does, in steps that check themselves.
+
+May import everything below the command line.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import URL
+
+from integration_hub.domain.errors import DuplicateName
+from integration_hub.domain.integration import Integration
+from integration_hub.domain.schedule import Schedule
+from integration_hub.domain.sync_job import SyncJob
+from integration_hub.domain.webhook import Webhook
+from integration_hub.hub import Hub
+from integration_hub.ports.query import IntegrationFilter, Sort
+
+TENANT = "demo"
+Step = Callable[["Demo"], str]
+
+
+class Demo:
+    """The steps, in their order; each gives a line, or raises `AssertionError` with what it found."""
+
+    def __init__(self, hub: Hub, console: Console) -> None:
+        self.hub = hub
+        self.console = console
+
+    def upgrade(self) -> str:
+        found = self.hub.schema.upgrade()
+        expect("the schema's revision", found.current, found.head)
+        return f"schema upgraded to {found.current}"
+
+    def store(self) -> str:
+        now = datetime.now(UTC)
+        with self.hub.unit_of_work(tenant=TENANT, actor="demo") as uow:
+            for old in uow.integrations.find():
+                uow.integrations.remove(old.id)  # of an earlier demo on the same database
+            crm = uow.integrations.add(
+                Integration(name="Acme CRM", type="salesforce", tags=["crm", "emea"]).activate(now)
+            )
+            uow.integrations.add(Integration(name="Acme Payments", type="stripe", tags=["emea"]))
+            for name, events in {"billing": ["invoice.*"], "audit": ["*"]}.items():
+                url = f"https://hooks.example.com/{name}"
+                uow.webhooks.add(Webhook(integration_id=crm.id, name=name, url=url, events=events))
+            schedules = {
+                "contacts": Schedule.every(timedelta(minutes=15)),
+                "invoices": Schedule.cron("30 2 * * *", tz="Europe/Berlin"),
+                "first import": Schedule.once(now),
+            }
+            for name, schedule in schedules.items():
+                uow.sync_jobs.add(SyncJob(integration_id=crm.id, name=name, schedule=schedule))
+            uow.commit()
+        with self.hub.unit_of_work(tenant=TENANT) as uow:
+            counts = (uow.integrations.count(), uow.webhooks.count(), uow.sync_jobs.count())
+            told = [webhook.name for webhook in uow.webhooks.for_event("invoice.paid")]
+            due = [job.name for job in uow.sync_jobs.due()]
+        expect("rows", counts, (2, 2, 3))
+        expect("webhooks for invoice.paid", sorted(told), ["audit", "billing"])
+        expect("due jobs", due, ["first import"])
+        return "stored 2 integrations, 2 webhooks, 3 sync jobs; invoice.paid goes to both webhooks"
+
+    def filter(self) -> str:
+        wanted = IntegrationFilter(tags_any=["emea"])
+        with self.hub.unit_of_work(tenant=TENANT) as uow:
+            page = uow.integrations.page(wanted, sort=Sort("name"), size=10)
+        table = Table("name", "type", "status", "tags", title="integrations tagged emea, page 1")
+        for item in page.items:
+            table.add_row(item.name, item.type, item.status, ", ".join(item.tags))
+        self.console.print(table)
+        expect("names", [i.name for i in page.items], ["Acme CRM", "Acme Payments"])
+        return f"filtered page shows {len(page.items)} of {page.total}"
+
+    def rename(self) -> str:
+        with self.hub.unit_of_work(tenant=TENANT) as uow:
+            payments = uow.integrations.get_by_name("Acme Payments")
+            try:
+                uow.integrations.save(payments.rename("Acme CRM"))
+            except DuplicateName as error:
+                return f"rename refused: {error.message}"
+        raise AssertionError("a rename to a name that is taken was not refused")
+
+    def roll_back(self) -> str:
+        with self.hub.unit_of_work(tenant=TENANT) as uow:
+            uow.integrations.add(Integration(name="Never There", type="sap"))
+        with self.hub.unit_of_work(tenant=TENANT) as uow:
+            left = uow.integrations.exists(IntegrationFilter(name_contains="Never"))
+        expect("rows left by the rollback", left, False)
+        return "a unit of work without commit left nothing"
+
+    def cascade(self) -> str:
+        with self.hub.unit_of_work(tenant=TENANT) as uow:
+            uow.integrations.remove(uow.integrations.get_by_name("Acme CRM").id)
+            uow.commit()
+        with self.hub.unit_of_work(tenant=TENANT) as uow:
+            left = (uow.webhooks.count(), uow.sync_jobs.count())
+        expect("webhooks and jobs left", left, (0, 0))
+        return "removing the integration removed its webhooks and sync jobs"
+
+    def health(self) -> str:
+        found = self.hub.health()
+        expect("health", (found.ok, found.error), (True, None))
+        took = f"{found.latency.total_seconds() * 1000:.1f} ms"
+        return f"healthy: {found.database_version}, {took}, schema {found.schema.current}"
+
+
+STEPS: tuple[Step, ...] = (
+    Demo.upgrade,
+    Demo.store,
+    Demo.filter,
+    Demo.rename,
+    Demo.roll_back,
+    Demo.cascade,
+    Demo.health,
+)
+
+
+def expect(what: str, found: object, wanted: object) -> None:
+    if found != wanted:
+        raise AssertionError(f"{what}: expected {wanted!r}, found {found!r}")
+
+
+def run_demo(url: str | URL, console: Console) -> bool:
+    """Run every step; True if each came out as expected. Keeps to the tenant ``demo``."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    with Hub.from_url(url) as hub:
+        demo = Demo(hub, console)
+        for step in STEPS:
+            try:
+                with console.status(step.__name__.replace("_", " ")):
+                    line = step(demo)
+            except AssertionError as error:
+                console.print(f"[red]✗[/red] {step.__name__}: {error}", highlight=False)
+                return False
+            console.print(f"[green]✓[/green] {line}", highlight=False)
+    return True

@@ -1,0 +1,180 @@
+"""When a sync job runs: by hand, once, at intervals, or by cron in a time zone.
+
+May import: `errors`, `values` and cronsim, which has the rules of Debian's cron for clock changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cronsim import CronSim, CronSimError
+
+from integration_hub.domain.errors import InvalidSchedule, ValidationError
+from integration_hub.domain.values import checked_duration, checked_time
+
+_SHORTEST = timedelta(seconds=1)
+_LONGEST = timedelta(days=36_525)  # a century; and a double holds its microseconds exactly
+_ANY_MOMENT = datetime(2024, 1, 1, tzinfo=UTC)  # a cron that fires at all fires after any moment
+
+
+class ScheduleKind(StrEnum):
+    MANUAL = "manual"
+    ONCE = "once"
+    INTERVAL = "interval"
+    CRON = "cron"
+
+
+_NEEDED = {
+    ScheduleKind.MANUAL: (),
+    ScheduleKind.ONCE: ("at",),
+    ScheduleKind.INTERVAL: ("interval",),
+    ScheduleKind.CRON: ("expression", "tz"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """A rule for when to run; made by `manual`, `once`, `every` and `cron`."""
+
+    kind: ScheduleKind
+    at: datetime | None = None
+    interval: timedelta | None = None
+    start: datetime | None = None
+    expression: str | None = None
+    tz: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in _NEEDED[self.kind]:
+            if getattr(self, name) is None:
+                raise InvalidSchedule(self.kind.value, f"needs {name}; make it by a classmethod")
+
+    @classmethod
+    def manual(cls) -> Schedule:
+        """Runs only when somebody asks for it."""
+        return cls(kind=ScheduleKind.MANUAL)
+
+    @classmethod
+    def once(cls, at: datetime) -> Schedule:
+        """Runs one time, at an aware moment."""
+        return cls(kind=ScheduleKind.ONCE, at=_moment(at))
+
+    @classmethod
+    def every(cls, interval: timedelta | float, *, start: datetime | None = None) -> Schedule:
+        """Runs at intervals of at least a second (a `timedelta`, or a number of seconds).
+
+        With `start` the runs lie on the grid ``start + n * interval``; without, each run follows
+        the last one by the interval.
+        """
+        problem = "must have an interval of 1 s to 100 years"
+        try:
+            duration = checked_duration("interval", interval)
+        except ValidationError as error:
+            raise InvalidSchedule(interval, problem) from error
+        if not _SHORTEST <= duration <= _LONGEST:
+            raise InvalidSchedule(interval, problem)
+        moment = None if start is None else _moment(start)
+        return cls(kind=ScheduleKind.INTERVAL, interval=duration, start=moment)
+
+    @classmethod
+    def cron(cls, expression: str, *, tz: str = "UTC") -> Schedule:
+        """Runs by a cron expression of five fields, read in the time zone `tz` (an IANA name).
+
+        When clocks go forward, a run in the missing hour comes right after it; when they go back,
+        a run at a fixed hour comes once (as in Debian's cron, which cronsim follows).
+        """
+        if not isinstance(expression, str) or len(expression.split()) != 5:
+            raise InvalidSchedule(expression, "must be a cron expression of five fields")
+        zone = _zone(tz)
+        try:
+            next(CronSim(expression, _ANY_MOMENT.astimezone(zone)))
+        except CronSimError as error:
+            raise InvalidSchedule(expression, f"is no cron expression ({error})") from error
+        except StopIteration as error:
+            raise InvalidSchedule(expression, "must name a day that exists") from error
+        return cls(kind=ScheduleKind.CRON, expression=expression, tz=tz)
+
+    def next_after(self, moment: datetime) -> datetime | None:
+        """The first run strictly after `moment`, in UTC; None where none is to come."""
+        moment = checked_time("moment", moment)
+        try:
+            match self.kind:
+                case ScheduleKind.ONCE:
+                    return self.at if self.at is not None and self.at > moment else None
+                case ScheduleKind.INTERVAL:
+                    return self._next_on_grid(moment)
+                case ScheduleKind.CRON:
+                    return self._next_by_cron(moment)
+                case ScheduleKind.MANUAL:
+                    return None
+        except (OverflowError, StopIteration):
+            return None  # past the year 9999, or past the 50 years that cronsim looks ahead
+
+    def first_run(self, now: datetime) -> datetime | None:
+        """When a job that is new at `now` runs first: a `once` that lies in the past is due."""
+        if self.kind is ScheduleKind.ONCE:
+            return self.at
+        if self.start is not None and self.start >= now:
+            return self.start
+        return self.next_after(now)
+
+    def _next_on_grid(self, moment: datetime) -> datetime | None:
+        assert self.interval is not None
+        if self.start is None:
+            return moment + self.interval
+        if moment < self.start:
+            return self.start
+        return self.start + ((moment - self.start) // self.interval + 1) * self.interval
+
+    def _next_by_cron(self, moment: datetime) -> datetime:
+        assert self.expression is not None and self.tz is not None
+        runs = CronSim(self.expression, moment.astimezone(_zone(self.tz)))
+        # Around a clock change local times repeat, so ask until the moment has really passed.
+        while (run := next(runs).astimezone(UTC)) <= moment:
+            continue
+        return run
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that `from_json` reads back; durations in seconds, moments in ISO 8601."""
+        fields = {
+            "kind": self.kind.value,
+            "at": self.at and self.at.isoformat(),
+            "interval": self.interval and self.interval.total_seconds(),
+            "start": self.start and self.start.isoformat(),
+            "expression": self.expression,
+            "tz": self.tz,
+        }
+        return {name: value for name, value in fields.items() if value is not None}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Schedule:
+        """What `to_json` wrote. A document of another origin must pass through the makers."""
+        at, start, seconds = (document.get(name) for name in ("at", "start", "interval"))
+        return cls(
+            kind=ScheduleKind(document["kind"]),
+            at=None if at is None else datetime.fromisoformat(at),
+            interval=None if seconds is None else timedelta(seconds=seconds),
+            start=None if start is None else datetime.fromisoformat(start),
+            expression=document.get("expression"),
+            tz=document.get("tz"),
+        )
+
+
+def _moment(value: object) -> datetime:
+    try:
+        return checked_time("moment", value)
+    except ValidationError as error:
+        raise InvalidSchedule(value, "must have an aware datetime") from error
+
+
+@lru_cache(maxsize=1024)
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, TypeError, OSError) as error:
+        raise InvalidSchedule(name, "must name an IANA time zone such as Europe/Berlin") from error

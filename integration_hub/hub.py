@@ -1,0 +1,273 @@
+"""The hub: where a store, its schema and its units of work are put together.
+
+The only composition root; may import everything below the command line.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from types import TracebackType
+from typing import Protocol, Self, TypeVar
+
+from sqlalchemy import URL, Connection
+from sqlalchemy.orm import Session
+
+from integration_hub.database.engine import DatabaseConnectionManager, PoolSettings
+from integration_hub.database.health import Health, SchemaRevision
+from integration_hub.database.schema import DatabaseSchemaManager
+from integration_hub.domain.errors import HubError, ValidationError
+from integration_hub.domain.result import Result
+from integration_hub.memory.store import MemoryStore
+from integration_hub.memory.unit_of_work import MemoryUnitOfWork
+from integration_hub.ports.clock import Clock, SystemClock
+from integration_hub.ports.unit_of_work import Tenant, UnitOfWork, UnitOfWorkManager
+from integration_hub.settings import HubSettings
+from integration_hub.sql.unit_of_work import PostgresUnitOfWork, SqliteUnitOfWork
+
+T = TypeVar("T")
+MEMORY = "memory://"
+
+
+class Schema(Protocol):
+    """What `hub.schema` can do, whatever the store is."""
+
+    def upgrade(self, revision: str = "head") -> SchemaRevision: ...
+    def downgrade(self, revision: str) -> SchemaRevision: ...
+    def current(self) -> SchemaRevision: ...
+    def require_current(self) -> SchemaRevision: ...
+    def check(self) -> SchemaRevision: ...
+    def create_all(self) -> None: ...
+    def sql(self, revision: str = "head") -> str: ...
+
+
+class NoSchema:
+    """The schema of the dict store: there is none, and every question is answered with that."""
+
+    _NONE = SchemaRevision("none (dict store)", "none (dict store)")
+
+    def upgrade(self, revision: str = "head") -> SchemaRevision:
+        return self._NONE
+
+    def downgrade(self, revision: str) -> SchemaRevision:
+        return self._NONE
+
+    def current(self) -> SchemaRevision:
+        return self._NONE
+
+    def require_current(self) -> SchemaRevision:
+        return self._NONE
+
+    def check(self) -> SchemaRevision:
+        return self._NONE
+
+    def create_all(self) -> None:
+        """There are no tables."""
+
+    def sql(self, revision: str = "head") -> str:
+        return "-- the dict store has no schema\n"
+
+
+class Store(Protocol):
+    """A store as the factory uses it: it opens units of work and tells how it is."""
+
+    @property
+    def schema(self) -> Schema: ...
+
+    def open(
+        self, *, tenant: Tenant, actor: str, clock: Clock, session: Session | Connection | None
+    ) -> UnitOfWork: ...
+    def health(self) -> Health: ...
+    def close(self) -> None: ...
+
+
+class _Dicts:
+    """The dict store."""
+
+    def __init__(self) -> None:
+        self.schema: Schema = NoSchema()
+        self._store = MemoryStore()
+
+    def open(
+        self, *, tenant: Tenant, actor: str, clock: Clock, session: Session | Connection | None
+    ) -> UnitOfWork:
+        if session is not None:
+            problem = "can't be joined by the dict store, which has no transactions of a database"
+            raise ValidationError("session", type(session).__name__, problem)
+        return MemoryUnitOfWork(self._store, tenant=tenant, actor=actor, clock=clock)
+
+    def health(self) -> Health:
+        schema = self.schema.current()
+        return Health(ok=True, latency=timedelta(0), database_version="memory", schema=schema)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class _Tables:
+    """A SQL store."""
+
+    def __init__(self, manager: DatabaseConnectionManager, *, check_schema: bool) -> None:
+        self.manager = manager
+        self.schema: Schema = DatabaseSchemaManager(manager)
+        self._kind = PostgresUnitOfWork if manager.is_postgres else SqliteUnitOfWork
+        self._lock = threading.Lock()
+        self._has_checked = not check_schema
+
+    def open(
+        self, *, tenant: Tenant, actor: str, clock: Clock, session: Session | Connection | None
+    ) -> UnitOfWork:
+        uow = self._kind(self.manager, tenant=tenant, actor=actor, clock=clock, session=session)
+        if not self._has_checked:
+            with self._lock:
+                if not self._has_checked:
+                    self.schema.require_current()
+                    self._has_checked = True
+        return uow
+
+    def health(self) -> Health:
+        found = self.manager.health()
+        if not found.ok:
+            return found
+        try:
+            schema = self.schema.current()
+        except HubError as error:
+            return replace(found, ok=False, error=error.message)
+        problem = None if schema.is_current else f"the schema is {schema.current}, not {schema.head}"
+        return replace(found, ok=schema.is_current, schema=schema, error=problem)
+
+    def close(self) -> None:
+        self.manager.close()
+
+
+class UnitOfWorkFactory:
+    """Opens units of work on one store: ``UnitOfWorkFactory.for_url(url)()``."""
+
+    def __init__(self, store: Store, *, clock: Clock | None = None) -> None:
+        self._store = store
+        self._clock = clock or SystemClock()
+
+    @classmethod
+    def for_url(
+        cls, url: str | URL, *, settings: HubSettings | None = None, clock: Clock | None = None
+    ) -> UnitOfWorkFactory:
+        """A factory for ``postgresql+psycopg://…``, ``sqlite:///file.db`` or ``memory://``."""
+        return cls(_store_for(url, settings), clock=clock)
+
+    def __call__(
+        self,
+        *,
+        tenant: Tenant = "default",
+        actor: str = "system",
+        session: Session | Connection | None = None,
+    ) -> UnitOfWork:
+        return self._store.open(tenant=tenant, actor=actor, clock=self._clock, session=session)
+
+    def close(self) -> None:
+        """Close the connections of the store."""
+        self._store.close()
+
+
+def _store_for(url: str | URL, settings: HubSettings | None) -> Store:
+    if str(url).startswith(MEMORY):
+        return _Dicts()
+    chosen = settings or HubSettings.model_construct()  # the defaults, without the environment
+    manager = DatabaseConnectionManager(
+        url,
+        pool=PoolSettings(
+            size=chosen.pool_size,
+            max_overflow=chosen.pool_max_overflow,
+            timeout=chosen.pool_timeout,
+            recycle=chosen.pool_recycle,
+            pre_ping=chosen.pool_pre_ping,
+        ),
+        connect_timeout=chosen.connect_timeout,
+        statement_timeout=chosen.statement_timeout,
+        lock_timeout=chosen.lock_timeout,
+    )
+    return _Tables(manager, check_schema=chosen.check_schema)
+
+
+class Hub:
+    """The door to everything: ``with Hub.from_url("postgresql+psycopg://…") as hub: ...``
+
+    Safe to share between threads; one per process and database is enough.
+    """
+
+    def __init__(self, store: Store, *, clock: Clock | None = None) -> None:
+        self._store = store
+        self._factory = UnitOfWorkFactory(store, clock=clock)
+        self._manager = UnitOfWorkManager(self._factory)
+
+    @classmethod
+    def from_url(
+        cls, url: str | URL, *, settings: HubSettings | None = None, clock: Clock | None = None
+    ) -> Hub:
+        """A hub on ``postgresql+psycopg://…``, ``sqlite:///file.db``, ``sqlite://`` or ``memory://``.
+
+        ``sqlite://`` is a file of its own that goes with `close()`. No connection is made yet.
+        Raises `ValidationError` for another database.
+        """
+        return cls(_store_for(url, settings), clock=clock)
+
+    @classmethod
+    def from_settings(cls, settings: HubSettings, *, clock: Clock | None = None) -> Hub:
+        return cls.from_url(
+            settings.database_url.get_secret_value(), settings=settings, clock=clock
+        )
+
+    @classmethod
+    def in_memory(cls, clock: Clock | None = None) -> Hub:
+        """A hub on dicts, for tests."""
+        return cls(_Dicts(), clock=clock)
+
+    @property
+    def schema(self) -> Schema:
+        """Upgrade, downgrade, current, check; for the dict store these say that there is none."""
+        return self._store.schema
+
+    def unit_of_work(
+        self,
+        *,
+        tenant: Tenant = "default",
+        actor: str = "system",
+        session: Session | Connection | None = None,
+    ) -> UnitOfWork:
+        """A new unit of work of one tenant, to be used in a ``with`` block.
+
+        With `session` it joins a service's own transaction, which the service then commits.
+        The first one asks whether the schema fits the code, and raises `SchemaOutOfDate` if not.
+        """
+        return self._factory(tenant=tenant, actor=actor, session=session)
+
+    def run(
+        self,
+        operation: Callable[[UnitOfWork], T],
+        *,
+        tenant: Tenant = "default",
+        actor: str = "system",
+        attempts: int = 3,
+    ) -> Result[T, HubError]:
+        """Run `operation(uow)` and commit; see `UnitOfWorkManager.run`."""
+        return self._manager.run(operation, tenant=tenant, actor=actor, attempts=attempts)
+
+    def health(self) -> Health:
+        """How the store is, with its latency, version, pool and schema; raises nothing."""
+        return self._store.health()
+
+    def close(self) -> None:
+        """Close the connections. The hub can't be used afterwards."""
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,141 @@
+"""Where the dict-backed store keeps its objects: tables of dicts with real indexes.
+
+May import: `domain`.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+from integration_hub.domain.aggregate import Aggregate
+from integration_hub.domain.integration import Integration
+from integration_hub.domain.sync_job import SyncJob, SyncJobStatus
+from integration_hub.domain.webhook import Webhook
+
+A = TypeVar("A", bound=Aggregate)
+Keys = Callable[[Any], Iterable[Hashable]]
+Due = tuple[datetime, UUID]
+
+_COMMON: Mapping[str, Keys] = {
+    "tenant": lambda item: (item.tenant,),
+    "status": lambda item: (item.status,),
+    "tags": lambda item: item.tags,
+}
+_OF_INTEGRATION: Mapping[str, Keys] = {
+    "name": lambda item: ((item.integration_id, item.name),),
+    "integration_id": lambda item: (item.integration_id,),
+}
+INDEXES: Mapping[type[Aggregate], Mapping[str, Keys]] = {
+    Integration: {
+        **_COMMON,
+        "name": lambda item: (item.name,),
+        "type": lambda item: (item.type,),
+    },
+    Webhook: {**_COMMON, **_OF_INTEGRATION, "events": lambda item: item.events},
+    SyncJob: {**_COMMON, **_OF_INTEGRATION},
+}
+
+
+class DueIndex:
+    """The pending, active jobs in the order of their next run: the twin of the partial index."""
+
+    def __init__(self) -> None:
+        self._entries: list[Due] = []
+
+    def add(self, item: Any) -> None:
+        if (entry := _due_entry(item)) is not None:
+            insort(self._entries, entry)
+
+    def discard(self, item: Any) -> None:
+        if (entry := _due_entry(item)) is not None:
+            del self._entries[bisect_left(self._entries, entry)]
+
+    def extend(self, items: Iterable[Any]) -> None:
+        """Many at once: one sort, which takes runs that are sorted already as they are."""
+        self._entries.extend(entry for entry in map(_due_entry, items) if entry is not None)
+        self._entries.sort()
+
+    def until(self, moment: datetime) -> list[UUID]:
+        """The ids of the jobs whose next run is not after `moment`, the earliest first."""
+        end = bisect_right(self._entries, (moment, UUID(int=2**128 - 1)))
+        return [id for _, id in self._entries[:end]]
+
+
+def _due_entry(item: Any) -> Due | None:
+    waits = (
+        isinstance(item, SyncJob)
+        and item.status == SyncJobStatus.PENDING
+        and item.is_active
+        and item.next_run_at is not None
+    )
+    return (item.next_run_at, item.id) if waits else None
+
+
+class Table(Generic[A]):
+    """Objects of one kind by id, and by everything that they are looked up by."""
+
+    def __init__(self, kind: type[A]) -> None:
+        self.rows: dict[UUID, A] = {}
+        self.due = DueIndex()
+        self._keys = INDEXES[kind]
+        # Inner dicts serve as ordered sets.
+        self._indexes: dict[str, dict[Hashable, dict[UUID, None]]] = {n: {} for n in self._keys}
+
+    def put(self, item: A) -> None:
+        """Keep the object, in the place of the one with its id."""
+        self.discard(item.id)
+        self._index(item)
+        self.due.add(item)
+
+    def put_new(self, items: Iterable[A]) -> None:
+        """Keep many objects whose ids are new."""
+        items = list(items)
+        for item in items:
+            self._index(item)
+        self.due.extend(items)
+
+    def _index(self, item: A) -> None:
+        self.rows[item.id] = item
+        for name, keys in self._keys.items():
+            index = self._indexes[name]
+            for key in keys(item):
+                index.setdefault(key, {})[item.id] = None
+
+    def discard(self, id: UUID) -> None:
+        item = self.rows.pop(id, None)
+        if item is None:
+            return
+        for name, keys in self._keys.items():
+            index = self._indexes[name]
+            for key in keys(item):
+                ids = index[key]
+                del ids[id]
+                if not ids:
+                    del index[key]
+        self.due.discard(item)
+
+    def ids(self, index: str, key: Hashable) -> Mapping[UUID, None]:
+        """The ids under one key of an index."""
+        return self._indexes[index].get(key, _NONE)
+
+
+_NONE: Mapping[UUID, None] = {}
+
+
+class MemoryStore:
+    """What is committed, of all kinds; one lock guards it, held for the length of one call."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._tables: dict[type[Aggregate], Table[Any]] = {kind: Table(kind) for kind in INDEXES}
+
+    def table(self, kind: type[A]) -> Table[A]:
+        return self._tables[kind]
+
+    def __iter__(self) -> Iterator[type[Aggregate]]:
+        return iter(self._tables)

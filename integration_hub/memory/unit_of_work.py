@@ -1,0 +1,227 @@
+"""The unit of work over dicts: changes lie over what is committed until they join it.
+
+May import: `ports`, `domain`, and its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+from integration_hub.domain.aggregate import Aggregate
+from integration_hub.domain.errors import (
+    DuplicateId,
+    DuplicateName,
+    IntegrationNotFound,
+    StaleVersion,
+)
+from integration_hub.domain.integration import Integration
+from integration_hub.memory.repositories import (
+    InMemoryIntegrationRepository,
+    InMemorySyncJobRepository,
+    InMemoryWebhookRepository,
+)
+from integration_hub.memory.store import INDEXES, MemoryStore, Table
+from integration_hub.ports.clock import Clock, SystemClock
+from integration_hub.ports.repositories import scope_of
+from integration_hub.ports.unit_of_work import Tenant, UnitOfWorkLifecycle
+
+A = TypeVar("A", bound=Aggregate)
+
+
+#: What a commit must find: anything, the row as such, or the very version that was changed.
+ANYTHING, THE_ROW, THE_VERSION = range(3)
+
+
+class Layer(Generic[A]):
+    """The changes of one unit of work to one table, and the sight through them."""
+
+    def __init__(self, kind: type[A], base: Table[A]) -> None:
+        self.kind = kind
+        self.base = base
+        self.changed = Table(kind)
+        #: By id: the version that the first change was based on; None for what was not there.
+        self.based_on: dict[UUID, int | None] = {}
+        self.expects: dict[UUID, int] = {}
+
+    def get(self, id: UUID) -> A | None:
+        return (self.changed if id in self.based_on else self.base).rows.get(id)
+
+    def ids(self, index: str, keys: Iterable[Hashable]) -> list[UUID]:
+        """Ids under the keys, each once, as this unit of work sees them."""
+        found: dict[UUID, None] = {}
+        for key in keys:
+            found.update((id, None) for id in self.base.ids(index, key) if id not in self.based_on)
+            found.update(self.changed.ids(index, key))
+        return list(found)
+
+    def count(self, index: str, keys: Iterable[Hashable]) -> int:
+        """At most how many `ids` would find: the sizes alone, without looking."""
+        return sum(len(self.base.ids(index, k)) + len(self.changed.ids(index, k)) for k in keys)
+
+    def due(self, moment: datetime) -> list[UUID]:
+        base = [id for id in self.base.due.until(moment) if id not in self.based_on]
+        return base + self.changed.due.until(moment)
+
+    def all_ids(self) -> list[UUID]:
+        base = [id for id in self.base.rows if id not in self.based_on]
+        return base + list(self.changed.rows)
+
+    def named(self, scope: Hashable, name: str) -> A | None:
+        """The one of this name within its scope."""
+        if self.kind is not Integration:
+            ids = self.ids("name", [(scope, name)])
+            return self.get(ids[0]) if ids else None
+        return next((item for item in self.sharing(name) if item.tenant == scope), None)
+
+    def sharing(self, name: str) -> list[A]:
+        """The integrations of this name, of all tenants."""
+        items = map(self.get, self.ids("name", [name]))
+        return [item for item in items if item is not None]
+
+
+class MemoryUnitOfWork(UnitOfWorkLifecycle):
+    """A unit of work on a `MemoryStore`.
+
+    Isolation is that of Postgres' READ COMMITTED. Nothing waits: of two units of work that changed
+    the same row, the second one to commit raises `StaleVersion`, where on SQL its `save` would
+    have waited for the first one to end.
+    """
+
+    def __init__(
+        self,
+        store: MemoryStore,
+        *,
+        tenant: Tenant = "default",
+        actor: str = "system",
+        clock: Clock | None = None,
+    ) -> None:
+        super().__init__(tenant=tenant, actor=actor, clock=clock or SystemClock())
+        self.store = store
+        self._layers: dict[type[Aggregate], Layer[Any]] = {
+            k: Layer(k, store.table(k)) for k in store
+        }
+        self._undo: list[tuple[Layer[Any], UUID, Aggregate | None, int | None]] = []
+        self.integrations = InMemoryIntegrationRepository(self)
+        self.webhooks = InMemoryWebhookRepository(self)
+        self.sync_jobs = InMemorySyncJobRepository(self)
+
+    def __enter__(self) -> MemoryUnitOfWork:
+        self._enter()
+        return self
+
+    def layer(self, kind: type[A]) -> Layer[A]:
+        return self._layers[kind]
+
+    # --- changing -----------------------------------------------------------------------------
+
+    def put(self, kind: type[A], item: A) -> None:
+        self._touch(kind, item.id, THE_VERSION).changed.put(item)
+
+    def put_new(self, kind: type[A], items: list[A]) -> None:
+        for item in items:
+            self._touch(kind, item.id, THE_VERSION)
+        self.layer(kind).changed.put_new(items)
+
+    def discard(self, kind: type[A], id: UUID, *, is_cascade: bool = False) -> None:
+        self._touch(kind, id, ANYTHING if is_cascade else THE_ROW).changed.discard(id)
+
+    def _touch(self, kind: type[A], id: UUID, expectation: int) -> Layer[A]:
+        layer = self.layer(kind)
+        before = layer.expects.get(id)
+        self._undo.append((layer, id, layer.changed.rows.get(id), before))
+        if before is None:
+            found = layer.base.rows.get(id)
+            layer.based_on[id] = None if found is None else found.version
+        layer.expects[id] = max(expectation, before or ANYTHING)
+        return layer
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """A block whose changes are undone if it is left by an exception."""
+        self.require_active()
+        mark = len(self._undo)
+        try:
+            yield
+        except BaseException:
+            if self.state == "active":
+                self._undo_to(mark)
+            raise
+
+    def _undo_to(self, mark: int) -> None:
+        while len(self._undo) > mark:
+            layer, id, item, expectation = self._undo.pop()
+            layer.changed.discard(id)
+            if item is not None:
+                layer.changed.put(item)
+            if expectation is None:
+                del layer.based_on[id], layer.expects[id]
+            else:
+                layer.expects[id] = expectation
+
+    # --- ending -------------------------------------------------------------------------------
+
+    def _commit(self) -> None:
+        with self.store.lock:
+            for layer in self._layers.values():
+                self._check(layer)
+            for layer in self._layers.values():
+                self._apply(layer)
+
+    def _rollback(self) -> None:
+        self._undo.clear()
+
+    def _check(self, layer: Layer[Any]) -> None:
+        """Everything that was true when the change was made must be true at its commit."""
+        kind: type[Aggregate] = layer.kind
+        for id, version in layer.based_on.items():
+            expectation = layer.expects[id]
+            if expectation == ANYTHING:
+                continue
+            found = layer.base.rows.get(id)
+            if version is None:
+                if found is not None and id in layer.changed.rows:
+                    raise DuplicateId(kind.KIND, id)
+            elif found is None:
+                raise kind.NOT_FOUND(id)
+            elif expectation == THE_VERSION and found.version != version:
+                raise StaleVersion(kind.KIND, id, version, found.version)
+        for item in layer.changed.rows.values():
+            self._check_neighbours(layer, item)
+
+    def _check_neighbours(self, layer: Layer[Any], item: Any) -> None:
+        other = layer.named(scope_of(item), item.name)
+        if other is not None and other.id != item.id:
+            raise DuplicateName(layer.kind.KIND, item.name)
+        if not isinstance(item, Integration):
+            parent = self.layer(Integration).get(item.integration_id)
+            if parent is None or parent.tenant != item.tenant:
+                raise IntegrationNotFound(item.integration_id)
+
+    def _apply(self, layer: Layer[Any]) -> None:
+        new = []
+        for id in layer.based_on:
+            item = layer.changed.rows.get(id)
+            if item is not None and id not in layer.base.rows:
+                new.append(item)
+            elif item is not None:
+                layer.base.put(item)
+            else:
+                layer.base.discard(id)
+                if layer.kind is Integration:
+                    self._remove_children(id)
+        layer.base.put_new(new)
+
+    def _remove_children(self, integration_id: UUID) -> None:
+        """Also those that others committed since this unit of work removed the integration."""
+        for kind in INDEXES:
+            if kind is not Integration:
+                table = self.store.table(kind)
+                for id in list(table.ids("integration_id", integration_id)):
+                    table.discard(id)
+
+
+InMemoryUnitOfWork = MemoryUnitOfWork

@@ -1,0 +1,133 @@
+"""The repositories of integrations, webhooks and sync jobs, for Postgres and for SQLite.
+
+May import: `ports`, `domain`, `repositories` and what stands below it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Select
+
+from integration_hub.domain.integration import RESTING, Integration
+from integration_hub.domain.sync_job import SyncJob
+from integration_hub.domain.values import checked_count, checked_time, searchable
+from integration_hub.domain.webhook import DELIVERABLE, IN_TROUBLE, Webhook
+from integration_hub.ports.query import IntegrationFilter, SyncJobFilter, WebhookFilter
+from integration_hub.ports.repositories import the_only_one
+from integration_hub.sql.filtering import clauses
+from integration_hub.sql.mapping import INTEGRATIONS, SYNC_JOBS, WEBHOOKS
+from integration_hub.sql.repositories import SqlRepository
+from integration_hub.sql.statements import Statements
+
+
+class SqlIntegrationRepository(SqlRepository[Integration, IntegrationFilter]):
+    """Integrations in a table."""
+
+    MAPPER = INTEGRATIONS
+    FILTER = IntegrationFilter
+
+    def get_by_name(self, name: str, /) -> Integration:
+        self._uow.require_active()
+        by_name = self._table.c.name == searchable("name", name)
+        return the_only_one(self._loaded(self._select(by_name)), name)
+
+    def by_type(self, *types: str) -> list[Integration]:
+        return self.find(IntegrationFilter(type=types))
+
+    def by_status(self, *statuses: str) -> list[Integration]:
+        return self.find(IntegrationFilter(status=statuses))
+
+    def by_tag(self, *tags: str) -> list[Integration]:
+        return self.find(IntegrationFilter(tags_any=tags))
+
+
+class SqlWebhookRepository(SqlRepository[Webhook, WebhookFilter]):
+    """Webhooks in a table."""
+
+    MAPPER = WEBHOOKS
+    FILTER = WebhookFilter
+
+    def get_by_name(self, name: str, /, integration_id: UUID) -> Webhook:
+        return self._named(name, integration_id)
+
+    def for_event(self, event: str, /) -> list[Webhook]:
+        return self.find(WebhookFilter(event=event, is_active=True, status=DELIVERABLE))
+
+    def for_integration(self, integration_id: UUID, /) -> list[Webhook]:
+        return self.find(WebhookFilter(integration_id=integration_id))
+
+    def failed(self) -> list[Webhook]:
+        return self.find(WebhookFilter(status=IN_TROUBLE))
+
+
+class SqlSyncJobRepository(SqlRepository[SyncJob, SyncJobFilter]):
+    """Sync jobs in a table."""
+
+    MAPPER = SYNC_JOBS
+    FILTER = SyncJobFilter
+
+    def get_by_name(self, name: str, /, integration_id: UUID) -> SyncJob:
+        return self._named(name, integration_id)
+
+    def due(self, now: datetime | None = None, *, limit: int = 100) -> list[SyncJob]:
+        self._uow.require_active()
+        moment = self._uow.clock.now() if now is None else checked_time("now", now)
+        checked_count("limit", limit, least=1)
+        return self._loaded(self.due_statement(moment).limit(limit))
+
+    def due_statement(self, moment: datetime) -> Select[Any]:
+        """Reads the partial index in its own order, and of each job its integration."""
+        integrations = INTEGRATIONS.table
+        runs = integrations.c.is_active & integrations.c.status.not_in(RESTING)
+        is_parent = integrations.c.id == self._table.c.integration_id
+        due = self._select(*clauses(self._table, SyncJobFilter(due_by=moment)))
+        due = due.join(integrations, is_parent & runs)
+        return due.order_by(self._table.c.next_run_at, self._table.c.id)
+
+    def running(self) -> list[SyncJob]:
+        return self.find(SyncJobFilter(running=True))
+
+    def failed(self) -> list[SyncJob]:
+        return self.find(SyncJobFilter(failed=True))
+
+    def for_integration(self, integration_id: UUID, /) -> list[SyncJob]:
+        return self.find(SyncJobFilter(integration_id=integration_id))
+
+
+class PostgresIntegrationRepository(SqlIntegrationRepository):
+    """Integrations on Postgres."""
+
+    STATEMENTS = Statements(INTEGRATIONS, "postgresql")
+
+
+class PostgresWebhookRepository(SqlWebhookRepository):
+    """Webhooks on Postgres."""
+
+    STATEMENTS = Statements(WEBHOOKS, "postgresql")
+
+
+class PostgresSyncJobRepository(SqlSyncJobRepository):
+    """Sync jobs on Postgres."""
+
+    STATEMENTS = Statements(SYNC_JOBS, "postgresql")
+
+
+class SqliteIntegrationRepository(SqlIntegrationRepository):
+    """Integrations on SQLite."""
+
+    STATEMENTS = Statements(INTEGRATIONS, "sqlite")
+
+
+class SqliteWebhookRepository(SqlWebhookRepository):
+    """Webhooks on SQLite."""
+
+    STATEMENTS = Statements(WEBHOOKS, "sqlite")
+
+
+class SqliteSyncJobRepository(SqlSyncJobRepository):
+    """Sync jobs on SQLite."""
+
+    STATEMENTS = Statements(SYNC_JOBS, "sqlite")

