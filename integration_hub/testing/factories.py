@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import factory
 
@@ -21,6 +21,11 @@ from integration_hub.domain.webhook import Webhook, WebhookStatus
 from integration_hub.ports.unit_of_work import UnitOfWork
 
 A = TypeVar("A", bound=Aggregate)
+_REPOSITORIES: dict[type[Aggregate], str] = {
+    Integration: "integrations",
+    Webhook: "webhooks",
+    SyncJob: "sync_jobs",
+}
 
 
 class AggregateFactory(factory.Factory[A]):
@@ -28,8 +33,6 @@ class AggregateFactory(factory.Factory[A]):
 
     class Meta:
         abstract = True
-
-    REPOSITORY: ClassVar[str]
 
     name = factory.Sequence(lambda number: f"object {number:04d}")
 
@@ -39,7 +42,7 @@ class AggregateFactory(factory.Factory[A]):
         made: A = super()._create(model_class, *args, **fields)
         if uow is None:
             return made
-        stored: A = getattr(uow, cls.REPOSITORY).add(made)
+        stored: A = getattr(uow, _REPOSITORIES[model_class]).add(made)
         return stored
 
 
@@ -57,8 +60,6 @@ class IntegrationFactory(AggregateFactory[Integration]):
         paused = factory.Trait(status=IntegrationStatus.PAUSED)
         broken = factory.Trait(status=IntegrationStatus.ERROR, error_message="401 Unauthorized")
         archived = factory.Trait(status=IntegrationStatus.ARCHIVED)
-
-    REPOSITORY = "integrations"
 
     type = "salesforce"
 
@@ -87,8 +88,6 @@ class WebhookFactory(AggregateFactory[Webhook]):
         failing = factory.Trait(status=WebhookStatus.FAILING, error_message="503")
         disabled = factory.Trait(status=WebhookStatus.DISABLED, error_message="410 Gone")
 
-    REPOSITORY = "webhooks"
-
     integration_id = factory.LazyFunction(new_id)
     url = factory.Sequence(lambda number: f"https://hooks.example.com/{number}")
     events: Sequence[str] = ("invoice.*",)
@@ -104,8 +103,6 @@ class SyncJobFactory(AggregateFactory[SyncJob]):
         running = factory.Trait(status=SyncJobStatus.RUNNING)
         failed = factory.Trait(status=SyncJobStatus.FAILED, error_message="timed out")
         paused = factory.Trait(status=SyncJobStatus.PAUSED)
-
-    REPOSITORY = "sync_jobs"
 
     integration_id = factory.LazyFunction(new_id)
     schedule = factory.LazyFunction(lambda: Schedule.every(timedelta(minutes=15)))

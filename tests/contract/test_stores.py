@@ -1,0 +1,78 @@
+"""Every contract on every store: dicts, SQLite and Postgres."""
+
+from __future__ import annotations
+
+import pytest
+
+from integration_hub import Hub
+from integration_hub.testing import contracts
+
+
+class OnMemory:
+    """The plugin's own `hub` is the one in memory."""
+
+
+class OnSqlite:
+    @pytest.fixture
+    def hub(self, hub_sqlite: Hub) -> Hub:
+        return hub_sqlite
+
+
+class OnPostgres:
+    @pytest.fixture
+    def hub(self, hub_postgres: Hub) -> Hub:
+        return hub_postgres
+
+
+class TestIntegrationsInMemory(OnMemory, contracts.IntegrationContract): ...
+
+
+class TestIntegrationsOnSqlite(OnSqlite, contracts.IntegrationContract): ...
+
+
+class TestIntegrationsOnPostgres(OnPostgres, contracts.IntegrationContract): ...
+
+
+class TestWebhooksInMemory(OnMemory, contracts.WebhookContract): ...
+
+
+class TestWebhooksOnSqlite(OnSqlite, contracts.WebhookContract): ...
+
+
+class TestWebhooksOnPostgres(OnPostgres, contracts.WebhookContract): ...
+
+
+class TestSyncJobsInMemory(OnMemory, contracts.SyncJobContract): ...
+
+
+class TestSyncJobsOnSqlite(OnSqlite, contracts.SyncJobContract): ...
+
+
+class TestSyncJobsOnPostgres(OnPostgres, contracts.SyncJobContract): ...
+
+
+class TestJsonInMemory(OnMemory, contracts.JsonContract): ...
+
+
+class TestJsonOnSqlite(OnSqlite, contracts.JsonContract): ...
+
+
+class TestJsonOnPostgres(OnPostgres, contracts.JsonContract): ...
+
+
+class TestUnitsOfWorkInMemory(OnMemory, contracts.UnitOfWorkContract): ...
+
+
+class TestUnitsOfWorkOnSqlite(OnSqlite, contracts.UnitOfWorkContract): ...
+
+
+class TestUnitsOfWorkOnPostgres(OnPostgres, contracts.UnitOfWorkContract): ...
+
+
+class TestTenantsInMemory(OnMemory, contracts.TenantContract): ...
+
+
+class TestTenantsOnSqlite(OnSqlite, contracts.TenantContract): ...
+
+
+class TestTenantsOnPostgres(OnPostgres, contracts.TenantContract): ...
