@@ -26,7 +26,7 @@ Step = Callable[["Demo"], str]
 
 
 class Demo:
-    """The steps, in their order; each gives a line, or raises `AssertionError` with what it found."""
+    """The steps; each gives a line, or raises `AssertionError` with what it found."""
 
     def __init__(self, hub: Hub, console: Console) -> None:
         self.hub = hub

@@ -135,7 +135,9 @@ class _Tables:
             schema = self.schema.current()
         except HubError as error:
             return replace(found, ok=False, error=error.message)
-        problem = None if schema.is_current else f"the schema is {schema.current}, not {schema.head}"
+        problem = (
+            None if schema.is_current else f"the schema is {schema.current}, not {schema.head}"
+        )
         return replace(found, ok=schema.is_current, schema=schema, error=problem)
 
     def close(self) -> None:

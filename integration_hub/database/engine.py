@@ -282,7 +282,7 @@ def begin_lazily(connection: Connection) -> None:
 
 
 def mapped(rows: list[dict[str, Any]], into: type[T]) -> list[T]:
-    """The rows as objects of a type. Raises `ValidationError` naming the column that does not fit."""
+    """The rows as objects of a type; `ValidationError` names the column that does not fit."""
     try:
         return pydantic.TypeAdapter(list[into]).validate_python(rows)  # type: ignore[valid-type]
     except pydantic.ValidationError as error:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar, overload
+from typing import Any, Self, TypeVar, overload
 
 from sqlalchemy.sql.elements import TextClause
 
@@ -132,7 +132,7 @@ class MockTransaction:
     def close(self) -> None:
         """Nothing is held."""
 
-    def __enter__(self) -> MockTransaction:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

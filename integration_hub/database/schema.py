@@ -92,7 +92,7 @@ class DatabaseSchemaManager:
         raise SchemaOutOfDate(message, current=found.current, head=found.head)
 
     def check(self) -> SchemaRevision:
-        """As `require_current`, and the tables are looked at too: raises on any drift from the code."""
+        """As `require_current`, and the tables are looked at too: drift from the code raises."""
         found = self.require_current()
         try:
             with self._config() as config:

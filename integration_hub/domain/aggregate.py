@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 from uuid import UUID
 
 from integration_hub.domain.errors import InvalidTransition, NotFound, ValidationError
@@ -77,7 +77,7 @@ class Aggregate:
             if getattr(self, name) is not None:
                 checked_name(name, getattr(self, name))
 
-    def added(self: A, *, tenant: str, actor: str, now: datetime) -> A:
+    def added(self, *, tenant: str, actor: str, now: datetime) -> Self:
         """This object as a store keeps it first: version 1, with its tenant, times and actors.
 
         Times and actors that are set already stay, so that history can be brought along.
@@ -93,17 +93,17 @@ class Aggregate:
             updated_by=self.updated_by or self.created_by or actor,
         )
 
-    def saved(self: A, *, actor: str, now: datetime) -> A:
+    def saved(self, *, actor: str, now: datetime) -> Self:
         """This object as a store keeps it after a change: the next version."""
         return evolved(self, version=self.version + 1, updated_at=now, updated_by=actor)
 
-    def redeclared(self: A, declared: A) -> A:
+    def redeclared(self, declared: Self) -> Self:
         """This stored object with what `declared` says it is, and its own identity and state."""
         own = self.STATE | IDENTITY
         names = (f.name for f in dataclasses.fields(self))
         return evolved(self, **{n: getattr(declared, n) for n in names if n not in own})
 
-    def _moved(self: A, to: str, now: datetime, **changes: Any) -> A:
+    def _moved(self, to: str, now: datetime, **changes: Any) -> Self:
         status: str = getattr(self, "status")  # noqa: B009 - each aggregate has its own enum
         allowed = self.TRANSITIONS[status]
         if to not in allowed:

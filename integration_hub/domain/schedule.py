@@ -132,7 +132,8 @@ class Schedule:
         return self.start + ((moment - self.start) // self.interval + 1) * self.interval
 
     def _next_by_cron(self, moment: datetime) -> datetime:
-        assert self.expression is not None and self.tz is not None
+        assert self.expression is not None
+        assert self.tz is not None
         runs = CronSim(self.expression, moment.astimezone(_zone(self.tz)))
         # Around a clock change local times repeat, so ask until the moment has really passed.
         while (run := next(runs).astimezone(UTC)) <= moment:

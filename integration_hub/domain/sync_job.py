@@ -101,7 +101,7 @@ class SyncJob(Aggregate):
 
     def added(self, *, tenant: str, actor: str, now: datetime) -> SyncJob:
         stored = Aggregate.added(self, tenant=tenant, actor=actor, now=now)
-        return stored._planned(now) if stored.status == _S.PENDING else stored
+        return stored.planned(now) if stored.status == _S.PENDING else stored
 
     def redeclared(self, declared: SyncJob) -> SyncJob:
         """As for every aggregate; a new schedule also plans the next run anew."""
@@ -112,7 +112,7 @@ class SyncJob(Aggregate):
 
     def saved(self, *, actor: str, now: datetime) -> SyncJob:
         stored = Aggregate.saved(self, actor=actor, now=now)
-        return stored._planned(now) if stored.status == _S.PENDING else stored
+        return stored.planned(now) if stored.status == _S.PENDING else stored
 
     def pause(self, now: datetime) -> SyncJob:
         """Not due until resumed."""
@@ -122,13 +122,14 @@ class SyncJob(Aggregate):
         """Waiting for its time again, with all its attempts; a past error is forgotten."""
         moment = checked_time("now", now)
         changes = {"attempt": 0, "error_message": None}
-        return self._moved(_S.PENDING, moment, **changes)._planned(moment)
+        return self._moved(_S.PENDING, moment, **changes).planned(moment)
 
     def cancel(self, now: datetime) -> SyncJob:
         """Never run again."""
         return self._moved(_S.CANCELLED, now, next_run_at=None)
 
-    def _planned(self, now: datetime) -> SyncJob:
+    def planned(self, now: datetime) -> SyncJob:
+        """With its next run set, if it has none."""
         if self.next_run_at is not None:
             return self
         return evolved(self, next_run_at=self.schedule.first_run(now))

@@ -58,7 +58,7 @@ def asked_of(filter: Filter) -> dict[str, Any]:
 def index_keys(filter: Filter) -> dict[str, list[Any]]:
     """Which keys of which index hold a superset of what the filter lets pass."""
     asked = asked_of(filter)
-    found = {
+    found: dict[str, list[Any]] = {
         name: list(asked[name]) for name in ("status", "type", "integration_id") if name in asked
     }
     if "tags_any" in asked:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 from uuid import UUID
 
 from integration_hub.domain.aggregate import Aggregate
@@ -109,7 +109,7 @@ class MemoryUnitOfWork(UnitOfWorkLifecycle):
         self.webhooks = InMemoryWebhookRepository(self)
         self.sync_jobs = InMemorySyncJobRepository(self)
 
-    def __enter__(self) -> MemoryUnitOfWork:
+    def __enter__(self) -> Self:
         self._enter()
         return self
 

@@ -226,7 +226,7 @@ class PageRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page(Generic[T_co]):
-    """One page of a counted list. For lists that grow long, `scroll` costs the same at any depth."""
+    """One page of a counted list. In long lists, `scroll` costs the same at any depth."""
 
     items: list[T_co]
     number: int

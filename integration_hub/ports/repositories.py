@@ -104,7 +104,7 @@ class Repository(Protocol[A, F]):
         size: int = 50,
         after: str | None = None,
     ) -> CursorPage[A]:
-        """The page that follows `after` (the `next` of the page before); the same cost at any depth.
+        """The page after `after`, the `next` of the page before; the same cost at any depth.
 
         Raises `InvalidCursor` for a cursor of another filter or sort, or one that was changed.
         """
@@ -147,7 +147,7 @@ class WebhookRepository(Repository[Webhook, WebhookFilter], Protocol):
         ...
 
     def for_event(self, event: str, /) -> list[Webhook]:
-        """Those that are told about the event: subscribed, active, and neither paused nor disabled."""
+        """Those that are told of it: subscribed, active, and neither paused nor disabled."""
         ...
 
     def for_integration(self, integration_id: UUID, /) -> list[Webhook]: ...

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Literal, Protocol, TypeAlias, TypeVar, final
+from typing import Final, Literal, Protocol, Self, TypeAlias, TypeVar, final
 
 from integration_hub.domain.errors import (
     HubError,
@@ -80,7 +80,7 @@ class UnitOfWork(Protocol):
     def actor(self) -> str: ...
 
     def commit(self) -> None:
-        """Store all changes. Whatever it raises, nothing was stored and the unit of work is over."""
+        """Store all changes. If it raises, nothing was stored; the unit of work is over."""
         ...
 
     def rollback(self) -> None: ...
@@ -89,7 +89,7 @@ class UnitOfWork(Protocol):
         """A block whose changes are undone if it is left by an exception; the rest stays."""
         ...
 
-    def __enter__(self) -> UnitOfWork: ...
+    def __enter__(self) -> Self: ...
     def __exit__(
         self,
         exc_type: type[BaseException] | None,
@@ -154,7 +154,7 @@ class UnitOfWorkLifecycle:
         raise AssertionError(f"{type(self).__name__} must say how it rolls back")
 
     def tenant_for(self, item_tenant: str) -> str:
-        """The tenant that a new object belongs to. Raises `ValidationError` where that is unclear."""
+        """The tenant of a new object. Raises `ValidationError` where that is unclear."""
         if isinstance(self.tenant, EveryTenant):
             if not item_tenant:
                 problem = "must be named on an object that is added through EVERY_TENANT"

@@ -21,7 +21,6 @@ from sqlalchemy import (
     not_,
     tuple_,
 )
-
 from sqlalchemy.sql.operators import custom_op
 
 from integration_hub.database import json_operators

@@ -26,10 +26,10 @@ from integration_hub.sql.aggregates import (
     PostgresIntegrationRepository,
     PostgresSyncJobRepository,
     PostgresWebhookRepository,
+    SqlIntegrationRepository,
     SqliteIntegrationRepository,
     SqliteSyncJobRepository,
     SqliteWebhookRepository,
-    SqlIntegrationRepository,
     SqlSyncJobRepository,
     SqlWebhookRepository,
 )

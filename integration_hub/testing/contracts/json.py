@@ -75,7 +75,7 @@ CONTAINMENT: tuple[tuple[Any, Any, bool], ...] = (
 ROUND_TRIPS: tuple[Any, ...] = (
     {},
     {"": {"": {"": []}}},
-    {"text": "\\ \" / \b\f\n\r\t \u2028 \U0001f600 \x7f"},
+    {"text": '\\ " / \b\f\n\r\t \u2028 \U0001f600 \x7f'},
     {"numbers": [0, -1, 2**63, -(2**64), 10**300, 0.1, -2.5e-7, 5e-324, 1.7976931348623157e308]},
     {"order": {"b": 1, "a": 2, "ccc": 3, "é": 4, "zz": 5}},
     {"kinds": [None, True, False, "", [], {}]},
@@ -98,7 +98,9 @@ class JsonContract:
             found = uow.integrations.find(IntegrationFilter(config_contains=fragment))
         assert (stored in found) is expected
 
-    @pytest.mark.parametrize("document", ROUND_TRIPS, ids=lambda document: next(iter(document), "empty"))
+    @pytest.mark.parametrize(
+        "document", ROUND_TRIPS, ids=lambda document: next(iter(document), "empty")
+    )
     def test_json_comes_back_as_it_was(self, hub: Hub, document: Any) -> None:
         given = IntegrationFactory(config=document)
         with hub.unit_of_work() as uow:

@@ -203,7 +203,10 @@ class RepositoryContract:
         assert missing.value.id == first.id
 
     def test_many_are_added_at_once(self, hub: Hub) -> None:
-        items = [self.mine(name=f"{n:04d}", config={"n": n, "t": "tab\tand\\slash\n"}) for n in range(257)]
+        items = [
+            self.mine(name=f"{n:04d}", config={"n": n, "t": "tab\tand\\slash\n"})
+            for n in range(257)
+        ]
         with hub.unit_of_work() as uow:
             assert self.repository(uow).add_many(iter(items)) == 257
             assert self.repository(uow).add_many([]) == 0
@@ -455,9 +458,7 @@ class RepositoryContract:
             first = self.repository(uow).scroll(self.own(), sort=BY_NAME, size=2)
         self.stored(hub, self.mine(name="a"), self.mine(name="g"))
         with hub.unit_of_work() as uow:
-            second = self.repository(uow).scroll(
-                self.own(), sort=BY_NAME, size=9, after=first.next
-            )
+            second = self.repository(uow).scroll(self.own(), sort=BY_NAME, size=9, after=first.next)
         assert [i.name for i in second.items] == ["f", "g", "h"]
         assert second.next is None
 
@@ -676,9 +677,7 @@ class ChildContract(RepositoryContract):
         with hub.unit_of_work() as uow:
             other = uow.integrations.add(IntegrationFactory())
             child = self.repository(uow).add(self.make())
-            moved = self.repository(uow).save(
-                dataclasses.replace(child, integration_id=other.id)
-            )
+            moved = self.repository(uow).save(dataclasses.replace(child, integration_id=other.id))
             assert self.repository(uow).for_integration(other.id) == [moved]
             with pytest.raises(IntegrationNotFound):
                 self.repository(uow).save(dataclasses.replace(moved, integration_id=uuid4()))
@@ -853,9 +852,7 @@ class SyncJobContract(ChildContract):
         with hub.unit_of_work() as uow:
             for name, state in states.items():
                 parent = IntegrationFactory(store=uow, name=name, **state)
-                uow.sync_jobs.add(
-                    self.make(name=name, integration_id=parent.id, next_run_at=now)
-                )
+                uow.sync_jobs.add(self.make(name=name, integration_id=parent.id, next_run_at=now))
             uow.commit()
         with hub.unit_of_work() as uow:
             assert {job.name for job in uow.sync_jobs.due()} == {"pending", "active", "error"}
@@ -886,9 +883,7 @@ class SyncJobContract(ChildContract):
         assert same.next_run_at == job.next_run_at
         assert other.next_run_at == hub_clock.now() + timedelta(seconds=90)
 
-    def test_a_job_that_is_resumed_is_planned_again(
-        self, hub: Hub, hub_clock: ManualClock
-    ) -> None:
+    def test_a_job_that_is_resumed_is_planned_again(self, hub: Hub, hub_clock: ManualClock) -> None:
         (job,) = self.stored(hub, self.make(schedule=Schedule.every(60), failed=True))
         assert job.next_run_at is None
         with hub.unit_of_work() as uow:

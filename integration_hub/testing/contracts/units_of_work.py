@@ -72,7 +72,11 @@ class UnitOfWorkContract:
                 kept.id: kept,
                 changed.id: changed,
             }
-            assert (uow.integrations.count(), uow.webhooks.count(), uow.sync_jobs.count()) == (2, 1, 1)
+            assert (uow.integrations.count(), uow.webhooks.count(), uow.sync_jobs.count()) == (
+                2,
+                1,
+                1,
+            )
 
     def test_the_state_tells_the_life(self, hub: Hub) -> None:
         uow = hub.unit_of_work()
