@@ -47,7 +47,15 @@ class UtcDateTime(TypeDecorator[datetime]):
             return _in_utc
         moment = DateTime().dialect_impl(dialect).result_processor(dialect, coltype)
         assert moment is not None
-        return lambda value: None if value is None else moment(value).replace(tzinfo=UTC)
+        return _zoned(moment)
+
+
+def _zoned(moment: Callable[[Any], Any]) -> Callable[[Any], datetime | None]:
+    def read(value: Any) -> datetime | None:
+        found: datetime | None = moment(value)
+        return None if found is None else found.replace(tzinfo=UTC)
+
+    return read
 
 
 def _in_utc(value: datetime | None) -> datetime | None:

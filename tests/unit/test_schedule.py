@@ -1,0 +1,77 @@
+"""When jobs run, above all when clocks change."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+import pytest
+
+from integration_hub import InvalidSchedule, Schedule
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def runs(schedule: Schedule, after: datetime, count: int) -> list[datetime]:
+    found: list[datetime] = []
+    for _ in range(count):
+        moment = schedule.next_after(found[-1] if found else after)
+        assert moment is not None
+        found.append(moment)
+    return found
+
+
+def test_once_comes_once() -> None:
+    schedule = Schedule.once(START)
+    assert schedule.next_after(START - timedelta(seconds=1)) == START
+    assert schedule.next_after(START) is None
+
+
+def test_an_interval_with_a_start_keeps_to_its_grid() -> None:
+    schedule = Schedule.every(600, start=START)
+    assert schedule.next_after(START - timedelta(days=1)) == START
+    assert schedule.next_after(START) == START + timedelta(minutes=10)
+    assert schedule.next_after(START + timedelta(minutes=14)) == START + timedelta(minutes=20)
+
+
+def test_cron_runs_once_when_the_clock_goes_back() -> None:
+    schedule = Schedule.cron("30 2 * * *", tz="Europe/Berlin")
+    found = runs(schedule, datetime(2026, 10, 24, 12, tzinfo=UTC), 2)
+    assert found == [
+        datetime(2026, 10, 25, 0, 30, tzinfo=UTC),
+        datetime(2026, 10, 26, 1, 30, tzinfo=UTC),
+    ]
+
+
+def test_cron_runs_after_the_gap_when_the_clock_goes_forward() -> None:
+    schedule = Schedule.cron("30 2 * * *", tz="Europe/Berlin")
+    found = runs(schedule, datetime(2026, 3, 28, 12, tzinfo=UTC), 2)
+    assert found == [
+        datetime(2026, 3, 29, 1, 0, tzinfo=UTC),
+        datetime(2026, 3, 30, 0, 30, tzinfo=UTC),
+    ]
+
+
+def test_a_cron_of_every_quarter_goes_on_through_both_changes() -> None:
+    schedule = Schedule.cron("*/15 * * * *", tz="Europe/Berlin")
+    for night in (datetime(2026, 3, 28, 22, tzinfo=UTC), datetime(2026, 10, 24, 22, tzinfo=UTC)):
+        found = runs(schedule, night, 32)
+        assert {later - earlier for earlier, later in pairwise(found)} == {timedelta(minutes=15)}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Schedule.cron("* * * *"),
+        lambda: Schedule.cron("61 * * * *"),
+        lambda: Schedule.cron("0 0 30 2 *"),
+        lambda: Schedule.cron("* * * * *", tz="Mars/Olympus"),
+        lambda: Schedule.every(0),
+        lambda: Schedule.every(float("nan")),
+        lambda: Schedule.once(datetime(2026, 1, 1)),  # noqa: DTZ001 - naive on purpose
+    ],
+)
+def test_what_is_no_schedule_is_refused(make: object) -> None:
+    with pytest.raises(InvalidSchedule) as refused:
+        make()  # type: ignore[operator]
+    assert refused.value.code == "invalid_schedule"
