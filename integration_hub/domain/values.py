@@ -242,8 +242,8 @@ class FrozenDict(dict[str, Any]):
     """A JSON object that can't be changed; equal to, and dumped like, the plain dict."""
 
     __slots__ = ()
-    __setitem__ = __delitem__ = clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
-    __ior__ = _refuse  # type: ignore[assignment]
+    __setitem__ = __delitem__ = clear = pop = popitem = setdefault = update = _refuse
+    __ior__ = _refuse
 
     def __copy__(self) -> FrozenDict:
         return self
@@ -259,8 +259,8 @@ class FrozenList(list[Any]):
     """A JSON array that can't be changed; equal to, and dumped like, the plain list."""
 
     __slots__ = ()
-    __setitem__ = __delitem__ = append = clear = extend = insert = pop = remove = _refuse  # type: ignore[assignment]
-    reverse = sort = __iadd__ = __imul__ = _refuse  # type: ignore[assignment]
+    __setitem__ = __delitem__ = append = clear = extend = insert = pop = remove = _refuse
+    reverse = sort = __iadd__ = __imul__ = _refuse
 
     def __copy__(self) -> FrozenList:
         return self

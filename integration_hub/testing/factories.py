@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import factory
 
@@ -21,6 +21,7 @@ from integration_hub.domain.webhook import Webhook, WebhookStatus
 from integration_hub.ports.unit_of_work import UnitOfWork
 
 A = TypeVar("A", bound=Aggregate)
+_Integrations: TypeAlias = type[Integration]
 _REPOSITORIES: dict[type[Aggregate], str] = {
     Integration: "integrations",
     Webhook: "webhooks",
@@ -64,7 +65,7 @@ class IntegrationFactory(AggregateFactory[Integration]):
     type = "salesforce"
 
     @classmethod
-    def _create(cls, model_class: type[Integration], *args: Any, **fields: Any) -> Integration:
+    def _create(cls, model_class: _Integrations, *args: Any, **fields: Any) -> Integration:
         webhooks, jobs = fields.pop("with_webhooks", 0), fields.pop("with_jobs", 0)
         uow = fields.get("store")
         if (webhooks or jobs) and uow is None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from sqlalchemy import URL, create_engine, make_url
+from sqlalchemy.pool import NullPool
 
 _FAST = ("fsync", "synchronous_commit", "full_page_writes")
 
@@ -62,7 +63,7 @@ def control_server(data: Path, *arguments: str) -> None:
 def temporary_database(server: URL) -> Iterator[URL]:
     """A new database on a server, dropped at the end whoever is still connected."""
     name = f"hub_test_{uuid4().hex[:12]}"
-    admin = create_engine(server, isolation_level="AUTOCOMMIT")
+    admin = create_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
     try:
         with admin.connect() as connection:
             connection.exec_driver_sql(f'CREATE DATABASE "{name}"')

@@ -77,7 +77,8 @@ class RepositoryContract:
 
     def own(self, **fields: Any) -> Filter:
         """A filter that leaves out the parent where the aggregate is the integration itself."""
-        return self.FILTER(**{"tags_any": ["mine"], **fields})
+        wanted: Filter = self.FILTER(**{"tags_any": ["mine"], **fields})
+        return wanted
 
     def mine(self, **fields: Any) -> Any:
         return self.make(**{"tags": ["mine"], **fields})
@@ -338,7 +339,7 @@ class RepositoryContract:
         self, hub: Hub, hub_clock: ManualClock, asked: dict[str, Any], expected: str
     ) -> None:
         start = hub_clock.now()
-        made = {
+        made: dict[str, dict[str, Any]] = {
             "a": {"tags": ["x"], "config": {"region": "eu", "size": 1}},
             "b": {"tags": ["x", "y"], "config": {"region": "eu", "size": 2}},
             "c": {"tags": ["z"], "config": {"region": None}, "is_active": False},
@@ -419,7 +420,7 @@ class RepositoryContract:
             everything = {item.id: item for item in repository.find(self.own())}
             for field in self.SORTS:
                 for direction in ("asc", "desc"):
-                    sort = Sort(field, direction)  # type: ignore[arg-type]
+                    sort = Sort(field, direction)
                     found = repository.find(self.own(), sort=sort)
                     keys = [_sort_key(item, field) for item in found]
                     assert keys == sorted(keys, reverse=direction == "desc")
