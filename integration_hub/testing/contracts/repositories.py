@@ -650,6 +650,7 @@ class ChildContract(RepositoryContract):
         with hub.unit_of_work() as uow:
             repository = self.repository(uow)
             orphan = self.make(integration_id=nobody)
+            call: Any
             for call in (
                 lambda: repository.add(orphan),
                 lambda: repository.add_many([self.make(), orphan]),

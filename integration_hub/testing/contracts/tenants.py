@@ -100,6 +100,7 @@ class TenantContract:
         with hub.unit_of_work(tenant="acme") as uow:
             repository = getattr(uow, kind)
             assert repository.get_many([other.id]) == {}
+            call: Any
             for call in (
                 lambda: repository.get(other.id),
                 lambda: repository.remove(other.id),

@@ -80,12 +80,12 @@ class UnitOfWorkContract:
 
     def test_the_state_tells_the_life(self, hub: Hub) -> None:
         uow = hub.unit_of_work()
-        assert uow.state == "new"
+        states: list[str] = [uow.state]
         with uow:
-            assert uow.state == "active"
+            states.append(uow.state)
             uow.commit()
-            assert uow.state == "committed"
-        assert uow.state == "committed"
+            states.append(uow.state)
+        assert states == ["new", "active", "committed"]
         with hub.unit_of_work() as uow:
             uow.rollback()
         assert uow.state == "rolled_back"

@@ -1,0 +1,126 @@
+"""The indexes are used: the plans of the repositories' own statements on 50,000 rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import URL, Connection, create_engine, event
+
+from integration_hub import (
+    Hub,
+    IntegrationFilter,
+    Sort,
+    SyncJobFilter,
+    WebhookFilter,
+)
+from integration_hub.ports.query import Cursor
+from integration_hub.sql.filtering import beyond
+from integration_hub.testing.postgres import temporary_database
+
+ROWS = 50_000
+START = datetime(2026, 1, 1, tzinfo=UTC)
+SOME_ID = UUID("00000000-0000-7000-8000-000000000007")
+COMMON = """
+    'default', 'row ' || n, NULL,
+    jsonb_build_object('n', n), jsonb_build_array('t' || n %% 5000), true, NULL, NULL, 1,
+    timestamptz '2026-01-01 00:00Z' + n * interval '1 s', now(), 'x', 'x'
+"""
+COLUMNS = """
+    id, tenant_id, name, description, config, tags, is_active, error_message,
+    status_changed_at, version, created_at, updated_at, created_by, updated_by
+"""
+ID = "('00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid"
+FILL = (
+    (
+        f"INSERT INTO integrations ({COLUMNS}, type, status) SELECT {ID}, {COMMON}, 'type' || n %% 500,"
+        f" CASE WHEN n %% 1000 = 0 THEN 'error' ELSE 'active' END FROM generate_series(1, {ROWS}) n"
+    ),
+    (
+        f"INSERT INTO webhooks ({COLUMNS}, integration_id, url, events, status) SELECT {ID}, {COMMON},"
+        f" {ID}, 'https://x.test', jsonb_build_array('event' || n %% 500 || '.*'),"
+        f" CASE WHEN n %% 1000 = 0 THEN 'failing' ELSE 'active' END FROM generate_series(1, {ROWS}) n"
+    ),
+    (
+        f"INSERT INTO sync_jobs ({COLUMNS}, integration_id, schedule, direction, status, max_attempts,"
+        f" attempt, next_run_at, records_processed) SELECT {ID}, {COMMON}, {ID},"
+        """ '{"kind": "manual"}', 'pull', CASE WHEN n %% 100 = 0 THEN 'pending' WHEN n %% 1001 = 0"""
+        " THEN 'failed' ELSE 'completed' END, 3, 0,"
+        " timestamptz '2026-01-01 00:00Z' + n * interval '1 s', 0"
+        f" FROM generate_series(1, {ROWS}) n"
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def filled(hub_postgres_server: URL) -> Iterator[tuple[Hub, Connection]]:
+    with temporary_database(hub_postgres_server) as url, Hub.from_url(url) as hub:
+        hub.schema.upgrade()
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            for statement in FILL:
+                connection.exec_driver_sql(statement)
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("VACUUM ANALYZE")
+            yield hub, connection
+        engine.dispose()
+
+
+def _find(kind: str, filter: Any, limit: int | None = None, sort: Any = None) -> Any:
+    def statement(uow: Any) -> Any:
+        found = getattr(uow, kind)._sorted(filter, sort or Sort("created_at", "desc"))
+        return found if limit is None else found.limit(limit)
+
+    return statement
+
+
+def _deep_scroll(uow: Any) -> Any:
+    repository, sort = uow.integrations, Sort("created_at", "desc")
+    place = Cursor(START + timedelta(seconds=ROWS // 2), SOME_ID)
+    return repository._sorted(None, sort).where(beyond(repository._table, sort, place)).limit(51)
+
+
+PLANS = {
+    "ix_integrations_tenant_id_type": _find("integrations", IntegrationFilter(type="type7")),
+    "ix_integrations_tenant_id_status": _find("integrations", IntegrationFilter(status="error")),
+    "ix_integrations_config": _find("integrations", IntegrationFilter(config_contains={"n": 7})),
+    "ix_integrations_tags": _find("integrations", IntegrationFilter(tags_any=["t7"])),
+    "ix_integrations_tenant_id_created_at_id": _deep_scroll,
+    "uq_integrations_tenant_id_name": _find("integrations", None, 51, Sort("name")),
+    "ix_webhooks_events": _find("webhooks", WebhookFilter(event="event7.paid")),
+    "ix_webhooks_tenant_id_status": _find("webhooks", WebhookFilter(status="failing")),
+    "ix_webhooks_tags": _find("webhooks", WebhookFilter(tags_all=["t7"])),
+    "ix_webhooks_tenant_id_created_at_id": _find("webhooks", None, 50),
+    "uq_webhooks_integration_id_name": _find("webhooks", WebhookFilter(integration_id=SOME_ID)),
+    "ix_sync_jobs_due": lambda uow: uow.sync_jobs.due_statement(START + timedelta(hours=1)).limit(
+        100
+    ),
+    "ix_sync_jobs_tenant_id_status": _find("sync_jobs", SyncJobFilter(failed=True)),
+    "ix_sync_jobs_tags": _find("sync_jobs", SyncJobFilter(tags_any=["t7"])),
+    "ix_sync_jobs_tenant_id_created_at_id": _find("sync_jobs", None, 50),
+    "uq_sync_jobs_integration_id_name": _find("sync_jobs", SyncJobFilter(integration_id=SOME_ID)),
+}
+
+
+@pytest.mark.parametrize("index", PLANS)
+def test_the_plan_uses_the_index_meant_for_it(filled: tuple[Hub, Connection], index: str) -> None:
+    hub, connection = filled
+    with hub.unit_of_work() as uow:
+        statement = PLANS[index](uow)
+    # The statement goes out as it is, with its parameters, behind the word EXPLAIN.
+    event.listen(connection, "before_cursor_execute", _explain, retval=True)
+    try:
+        rows = connection.execute(statement).cursor.fetchall()
+    finally:
+        event.remove(connection, "before_cursor_execute", _explain)
+    plan = "\n".join(row[0] for row in rows)
+    assert index in plan, plan
+
+
+def _explain(
+    connection: object, cursor: object, sql: str, parameters: Any, context: object, many: bool
+) -> tuple[str, Any]:
+    return f"EXPLAIN {sql}", parameters
