@@ -29,7 +29,6 @@ from integration_hub.domain.values import checked_count, checked_duration
 
 T = TypeVar("T")
 
-DIALECTS: Final = ("postgresql", "sqlite")
 _PING_AFTER = 1.0  # seconds of rest after which a pooled connection is tried before it is lent out
 LAZY: Final = "integration_hub_lazy"
 
