@@ -5,13 +5,18 @@ May import: SQLAlchemy.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import JSON, DateTime, Dialect, Text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeDecorator
+
+
+class Processor(Protocol):
+    """Turns a value into what the driver takes, or what the driver gave into a value."""
+
+    def __call__(self, value: Any) -> Any: ...
 
 
 def json_type() -> JSON:
@@ -30,19 +35,24 @@ class UtcDateTime(TypeDecorator[datetime]):
     impl = DateTime(timezone=True)
     cache_ok = True
 
-    def bind_processor(self, dialect: Dialect) -> Callable[[datetime | None], Any] | None:
+    def bind_processor(self, dialect: Dialect) -> Processor | None:
         if dialect.name != "sqlite":
             return None
         text = DateTime().dialect_impl(dialect).bind_processor(dialect)
         assert text is not None
-        return lambda value: None if value is None else text(value.astimezone(UTC))
 
-    def literal_processor(self, dialect: Dialect) -> Callable[[datetime], str]:
-        return lambda value: f"'{value.astimezone(UTC).replace(tzinfo=None)}+00:00'"
+        def write(value: datetime | None) -> Any:
+            return None if value is None else text(value.astimezone(UTC))
 
-    def result_processor(
-        self, dialect: Dialect, coltype: object
-    ) -> Callable[[Any], datetime | None] | None:
+        return write
+
+    def literal_processor(self, dialect: Dialect) -> Processor:
+        def write(value: datetime) -> str:
+            return f"'{value.astimezone(UTC).replace(tzinfo=None)}+00:00'"
+
+        return write
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Processor:
         if dialect.name != "sqlite":
             return _in_utc
         moment = DateTime().dialect_impl(dialect).result_processor(dialect, coltype)
@@ -50,7 +60,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         return _zoned(moment)
 
 
-def _zoned(moment: Callable[[Any], Any]) -> Callable[[Any], datetime | None]:
+def _zoned(moment: Processor) -> Processor:
     def read(value: Any) -> datetime | None:
         found: datetime | None = moment(value)
         return None if found is None else found.replace(tzinfo=UTC)

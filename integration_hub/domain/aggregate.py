@@ -97,7 +97,7 @@ class Aggregate:
         """This object as a store keeps it after a change: the next version."""
         return evolved(self, version=self.version + 1, updated_at=now, updated_by=actor)
 
-    def redeclared(self, declared: Self) -> Self:
+    def redeclared(self, declared: Aggregate) -> Self:
         """This stored object with what `declared` says it is, and its own identity and state."""
         own = self.STATE | IDENTITY
         names = (f.name for f in dataclasses.fields(self))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 from uuid import UUID
 
 from integration_hub.domain.aggregate import Aggregate, evolved, put
@@ -99,19 +99,22 @@ class SyncJob(Aggregate):
         for name in ("next_run_at", "last_run_at"):
             put(self, name, optional_time(name, getattr(self, name)))
 
-    def added(self, *, tenant: str, actor: str, now: datetime) -> SyncJob:
-        stored = Aggregate.added(self, tenant=tenant, actor=actor, now=now)
+    # A dataclass with slots is made anew by its decorator, so that a bare super() would miss it.
+
+    def added(self, *, tenant: str, actor: str, now: datetime) -> Self:
+        stored = super(SyncJob, self).added(tenant=tenant, actor=actor, now=now)
         return stored.planned(now) if stored.status == _S.PENDING else stored
 
-    def redeclared(self, declared: SyncJob) -> SyncJob:
+    def redeclared(self, declared: Aggregate) -> Self:
         """As for every aggregate; a new schedule also plans the next run anew."""
-        merged = Aggregate.redeclared(self, declared)
+        merged = super(SyncJob, self).redeclared(declared)
         if merged.schedule == self.schedule:
             return merged
+        assert isinstance(declared, SyncJob)
         return evolved(merged, next_run_at=declared.next_run_at)
 
-    def saved(self, *, actor: str, now: datetime) -> SyncJob:
-        stored = Aggregate.saved(self, actor=actor, now=now)
+    def saved(self, *, actor: str, now: datetime) -> Self:
+        stored = super(SyncJob, self).saved(actor=actor, now=now)
         return stored.planned(now) if stored.status == _S.PENDING else stored
 
     def pause(self, now: datetime) -> SyncJob:
@@ -128,7 +131,7 @@ class SyncJob(Aggregate):
         """Never run again."""
         return self._moved(_S.CANCELLED, now, next_run_at=None)
 
-    def planned(self, now: datetime) -> SyncJob:
+    def planned(self, now: datetime) -> Self:
         """With its next run set, if it has none."""
         if self.next_run_at is not None:
             return self

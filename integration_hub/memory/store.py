@@ -67,12 +67,9 @@ class DueIndex:
 
 
 def _due_entry(item: Any) -> Due | None:
-    waits = (
-        isinstance(item, SyncJob)
-        and item.status == SyncJobStatus.PENDING
-        and item.is_active
-        and item.next_run_at is not None
-    )
+    if not isinstance(item, SyncJob) or item.next_run_at is None:
+        return None
+    waits = item.status == SyncJobStatus.PENDING and item.is_active
     return (item.next_run_at, item.id) if waits else None
 
 

@@ -23,7 +23,7 @@ from integration_hub.sql.models import Base, IntegrationRow, SyncJobRow, Webhook
 A = TypeVar("A", bound=Aggregate)
 Convert = Callable[[Any], Any]
 
-_FIELDS = {"tenant_id": "tenant"}
+_FIELDS: Mapping[str, str] = {"tenant_id": "tenant"}
 _FROM_ROW: Mapping[str, Convert] = {"config": stored_json, "tags": tuple}
 _TO_ROW: Mapping[str, Convert] = {"tags": list}
 
@@ -44,7 +44,7 @@ class Mapper(Generic[A]):
         self.kind = kind
         self.table = table
         self.columns = tuple(column.name for column in table.columns)
-        fields = [_FIELDS.get(name, name) for name in self.columns]
+        fields = [str(_FIELDS.get(name, name)) for name in self.columns]
         # A slot's own setter passes by the frozen dataclass's __setattr__.
         self._set = [getattr(kind, field).__set__ for field in fields]
         reading = {**_FROM_ROW, **from_row}

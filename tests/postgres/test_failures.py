@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from integration_hub import (
     DatabaseConnectionManager,
     DatabaseUnavailable,
+    Err,
     Hub,
     HubSettings,
     Ok,
@@ -166,6 +167,6 @@ def test_a_restart_of_the_server_is_survived() -> None:
         assert hub.run(lambda uow: uow.integrations.count()) == Ok(0)
         control_server(Path(str(url.query["host"])), "-m", "fast", "restart")
         outcome = hub.run(lambda uow: uow.integrations.count())
-        if not outcome.is_ok:  # the pool may have lent out a connection that was still warm
+        if isinstance(outcome, Err):  # the pool may have lent out a connection still warm
             assert isinstance(outcome.error, DatabaseUnavailable)
         assert hub.run(lambda uow: uow.integrations.count()) == Ok(0)

@@ -113,7 +113,8 @@ def test_the_plan_uses_the_index_meant_for_it(filled: tuple[Hub, Connection], in
     # The statement goes out as it is, with its parameters, behind the word EXPLAIN.
     event.listen(connection, "before_cursor_execute", _explain, retval=True)
     try:
-        rows = connection.execute(statement).cursor.fetchall()
+        answer: Any = connection.execute(statement)
+        rows = answer.cursor.fetchall()
     finally:
         event.remove(connection, "before_cursor_execute", _explain)
     plan = "\n".join(row[0] for row in rows)
