@@ -126,7 +126,7 @@ class DatabaseConnectionManager:
     def is_connected(self) -> bool:
         """Whether the database answers now."""
         try:
-            with self.transaction() as connection:
+            with self.reading() as connection:
                 connection.execute(text("SELECT 1"))
         except HubError:
             return False
@@ -141,6 +141,15 @@ class DatabaseConnectionManager:
         Faults of the database come as `StorageError` and its children.
         """
         with faults_named(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection whose statements each stand for themselves: nothing is begun or locked.
+
+        On SQLite `transaction` takes the write lock; this one answers while another writes.
+        """
+        with faults_named(), self.lazy_engine.connect() as connection:
             yield connection
 
     def session(self) -> Session:
@@ -162,8 +171,9 @@ class DatabaseConnectionManager:
     ) -> QueryResult | list[T]:
         """Run one statement with ``:name`` parameters in a transaction of its own.
 
-        Gives a `QueryResult`, or with `into` (a dataclass, a pydantic model, a TypedDict) a list
-        of these. Raises `ValidationError` where a row does not fit `into`.
+        Gives a `QueryResult`, or with `into` (a dataclass, a pydantic model, a TypedDict: before
+        Python 3.12 that of typing_extensions) a list of these. Raises `ValidationError` where a
+        row does not fit `into`, or where `into` is nothing that rows could fit.
         """
         with self.transaction() as connection:
             result = connection.execute(text(sql), dict(params or {}))
@@ -181,7 +191,7 @@ class DatabaseConnectionManager:
         name = "PostgreSQL" if self.is_postgres else "SQLite"
         start = time.perf_counter()
         try:
-            with self.transaction() as connection:
+            with self.reading() as connection:
                 found = connection.execute(text(version)).scalar_one()
         except HubError as error:
             latency = timedelta(seconds=time.perf_counter() - start)
@@ -284,6 +294,8 @@ def mapped(rows: list[dict[str, Any]], into: type[T]) -> list[T]:
     """The rows as objects of a type; `ValidationError` names the column that does not fit."""
     try:
         return pydantic.TypeAdapter(list[into]).validate_python(rows)  # type: ignore[valid-type]
+    except pydantic.PydanticUserError as error:
+        raise ValidationError("into", into.__name__, f"can't hold rows: {error.message}") from error
     except pydantic.ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"][1:]) or "row"

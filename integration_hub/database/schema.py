@@ -62,7 +62,7 @@ class DatabaseSchemaManager:
 
     def current(self) -> SchemaRevision:
         """The schema's revision, and the head that the code needs."""
-        with self._manager.transaction() as connection:
+        with self._manager.reading() as connection:
             context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
             return SchemaRevision(context.get_current_revision(), self.head())
 

@@ -8,8 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import URL, create_engine, text
-from sqlalchemy.orm import Session
+from sqlalchemy import URL
 
 from integration_hub import (
     DatabaseConnectionManager,
@@ -139,26 +138,6 @@ def test_run_gives_up_after_its_attempts(hub_postgres: Hub) -> None:
     outcome = hub_postgres.run(operation, attempts=2)
     assert not outcome.is_ok
     assert len(tries) == 2
-
-
-def test_a_unit_of_work_joins_a_services_own_transaction(
-    hub_postgres: Hub, hub_postgres_url: URL
-) -> None:
-    engine = create_engine(hub_postgres_url)
-    for ends_well in (False, True):
-        with Session(engine) as session:
-            session.execute(text("CREATE TEMP TABLE IF NOT EXISTS orders (id int)"))
-            with hub_postgres.unit_of_work(session=session) as uow:
-                uow.integrations.add(IntegrationFactory(name="joined"))
-                uow.commit()
-            with hub_postgres.unit_of_work(session=session) as uow:
-                uow.integrations.add(IntegrationFactory(name="given up"))
-            if ends_well:
-                session.commit()
-        with hub_postgres.unit_of_work() as uow:
-            names = [item.name for item in uow.integrations.find()]
-        assert names == (["joined"] if ends_well else [])
-    engine.dispose()
 
 
 def test_a_restart_of_the_server_is_survived() -> None:

@@ -1,0 +1,204 @@
+"""The connection manager, on SQLite and on Postgres."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydantic
+import pytest
+from sqlalchemy import URL, text
+from typing_extensions import TypedDict
+
+from integration_hub import (
+    DatabaseConnectionManager,
+    DatabaseUnavailable,
+    HubError,
+    PoolSettings,
+    QueryTimeout,
+    SchemaOutOfDate,
+    StorageError,
+    ValidationError,
+)
+
+PASSWORD = "s3cr3t-pass"
+
+
+@dataclass
+class Shop:
+    id: int
+    name: str
+
+
+class ShopModel(pydantic.BaseModel):
+    id: int
+    name: str
+
+
+class ShopDict(TypedDict):
+    id: int
+    name: str
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def manager(request: pytest.FixtureRequest) -> Iterator[DatabaseConnectionManager]:
+    url: str | URL = "sqlite://"
+    if request.param == "postgres":
+        url = request.getfixturevalue("hub_postgres_url")
+    manager = DatabaseConnectionManager(url)
+    manager.query("CREATE TABLE shops (id integer PRIMARY KEY, name text NOT NULL)")
+    manager.query("INSERT INTO shops VALUES (1, 'north'), (2, 'south')")
+    yield manager
+    manager.query("DROP TABLE shops")
+    manager.close()
+
+
+def test_rows_come_as_mappings_where_nothing_is_said(manager: DatabaseConnectionManager) -> None:
+    found = manager.query("SELECT id, name FROM shops WHERE id > :least", {"least": 1})
+    assert found.rows == [{"id": 2, "name": "south"}]
+    assert (found.row_count, found.columns) == (1, ("id", "name"))
+
+
+def test_a_statement_without_rows_tells_how_many_it_touched(
+    manager: DatabaseConnectionManager,
+) -> None:
+    found = manager.query("UPDATE shops SET name = 'west'")
+    assert (found.rows, found.row_count, found.columns) == ([], 2, ())
+
+
+def test_rows_are_mapped_into_types(manager: DatabaseConnectionManager) -> None:
+    ask = "SELECT id, name FROM shops ORDER BY id"
+    assert manager.query(ask, into=Shop) == [Shop(1, "north"), Shop(2, "south")]
+    assert manager.query(ask, into=ShopModel)[1] == ShopModel(id=2, name="south")
+    assert manager.query(ask, into=ShopDict)[0] == {"id": 1, "name": "north"}
+
+
+def test_a_row_that_does_not_fit_names_the_column(manager: DatabaseConnectionManager) -> None:
+    with pytest.raises(ValidationError) as refused:
+        manager.query("SELECT 'x' AS id, name FROM shops", into=Shop)
+    assert refused.value.field == "id"
+    assert "Shop" in refused.value.message
+
+
+def test_a_type_that_cannot_hold_rows_is_refused(manager: DatabaseConnectionManager) -> None:
+    class Plain:
+        pass
+
+    with pytest.raises(ValidationError) as refused:
+        manager.query("SELECT id, name FROM shops", into=Plain)
+    assert refused.value.field == "into"
+
+
+def test_a_transaction_is_kept_or_undone_as_a_whole(manager: DatabaseConnectionManager) -> None:
+    with manager.transaction() as connection:
+        connection.execute(text("INSERT INTO shops VALUES (3, 'east')"))
+    with pytest.raises(StorageError), manager.transaction() as connection:
+        list(map(connection.execute, [text("DELETE FROM shops"), text("SELEKT")]))
+    assert manager.query("SELECT count(*) AS n FROM shops").rows == [{"n": 3}]
+
+
+def test_a_session_is_one_of_sqlalchemy_s_own(manager: DatabaseConnectionManager) -> None:
+    with manager.session() as session, session.begin():
+        session.execute(text("INSERT INTO shops VALUES (3, 'east')"))
+    with manager.session() as session:
+        assert session.execute(text("SELECT count(*) FROM shops")).scalar_one() == 3
+
+
+@pytest.mark.parametrize(
+    ("statement", "error"),
+    [
+        ("SELECT * FROM nowhere", SchemaOutOfDate),
+        ("SELECT absent FROM shops", SchemaOutOfDate),
+        ("INSERT INTO shops VALUES (1, 'again')", StorageError),
+        ("SELEKT", StorageError),
+    ],
+)
+def test_faults_come_as_errors_of_the_package(
+    manager: DatabaseConnectionManager, statement: str, error: type[HubError]
+) -> None:
+    with pytest.raises(error):
+        manager.query(statement)
+
+
+def test_parameters_stay_out_of_errors_and_logs(
+    manager: DatabaseConnectionManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(StorageError) as refused:
+        manager.query("INSERT INTO shops VALUES (1, :name)", {"name": PASSWORD})
+    chain: list[BaseException] = []
+    error: BaseException | None = refused.value
+    while error is not None:
+        chain.append(error)
+        error = error.__cause__
+    assert PASSWORD not in caplog.text
+    assert PASSWORD not in "".join(str(each) for each in chain)
+
+
+def test_health_tells_latency_version_and_pool(manager: DatabaseConnectionManager) -> None:
+    with manager.transaction():
+        health = manager.health()
+    assert health.ok
+    assert health.error is None
+    assert health.latency.total_seconds() > 0
+    assert health.database_version is not None
+    assert health.database_version.split()[0] in ("PostgreSQL", "SQLite")
+    assert (health.pool.size, health.pool.in_use) == (5, 1)
+    assert manager.is_connected
+
+
+def test_a_private_sqlite_database_goes_with_its_manager() -> None:
+    manager = DatabaseConnectionManager("sqlite://")
+    assert manager.is_connected
+    file = Path(str(manager.url.database))
+    assert file.exists()
+    manager.close()
+    manager.close()
+    assert not file.parent.exists()
+
+
+def test_a_sqlite_file_that_is_none_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("no database at all, but long enough to be looked at" * 10)
+    for name in ("text.db", "no/such/folder.db"):
+        manager = DatabaseConnectionManager(f"sqlite:///{tmp_path / name}")
+        with pytest.raises(DatabaseUnavailable):
+            manager.query("SELECT 1")
+        assert not manager.is_connected
+        manager.close()
+
+
+def test_a_sqlite_file_that_another_writes_is_waited_for_within_the_limit(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'hub.db'}"
+    holder = DatabaseConnectionManager(url)
+    other = DatabaseConnectionManager(url, lock_timeout=0.05)
+    with holder.transaction(), pytest.raises(QueryTimeout), other.transaction():
+        pass
+    holder.close()
+    other.close()
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_the_ways_to_write_postgres_mean_the_same(scheme: str) -> None:
+    manager = DatabaseConnectionManager(f"{scheme}://user:{PASSWORD}@localhost/db")
+    assert manager.is_postgres
+    assert manager.url.drivername == "postgresql+psycopg"
+    assert PASSWORD not in repr(manager)
+    manager.close()
+
+
+@pytest.mark.parametrize(
+    ("field", "make"),
+    [
+        ("pool.size", lambda: PoolSettings(size=0)),
+        ("pool.max_overflow", lambda: PoolSettings(max_overflow=-1)),
+        ("pool.timeout", lambda: PoolSettings(timeout=-1)),
+        ("statement_timeout", lambda: DatabaseConnectionManager("sqlite://", statement_timeout=-1)),
+        ("lock_timeout", lambda: DatabaseConnectionManager("sqlite://", lock_timeout=-1)),
+    ],
+)
+def test_settings_out_of_bounds_are_refused(field: str, make: object) -> None:
+    with pytest.raises(ValidationError) as refused:
+        make()  # type: ignore[operator]
+    assert refused.value.field == field

@@ -1,0 +1,143 @@
+"""A unit of work inside a service's own transaction, on SQLite and on Postgres."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.orm import Session
+
+from integration_hub import DuplicateName, Hub, StorageError, ValidationError
+from integration_hub.testing import IntegrationFactory, WebhookFactory
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def hub_and_engine(request: pytest.FixtureRequest) -> Iterator[tuple[Hub, Engine]]:
+    """A hub, and an engine of the service's own on the same database with a table of its own."""
+    hub: Hub = request.getfixturevalue(f"hub_{request.param}")
+    url = (
+        request.getfixturevalue("hub_postgres_url")
+        if request.param == "postgres"
+        else f"sqlite:///{request.getfixturevalue('tmp_path') / 'hub.db'}"
+    )
+    engine = create_engine(url)
+    if request.param == "sqlite":
+        event.listen(engine, "connect", lambda c, _: c.execute("PRAGMA foreign_keys = ON"))
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE orders (id integer)"))
+    yield hub, engine
+    with engine.begin() as connection:
+        connection.execute(text("DROP TABLE orders"))
+    engine.dispose()
+
+
+def names(hub: Hub) -> list[str]:
+    with hub.unit_of_work() as uow:
+        return sorted(item.name for item in uow.integrations.find())
+
+
+def orders(engine: Engine) -> int:
+    with engine.connect() as connection:
+        found: int = connection.execute(text("SELECT count(*) FROM orders")).scalar_one()
+        return found
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_service_s_commit_decides_on_all(
+    hub_and_engine: tuple[Hub, Engine], kept: bool
+) -> None:
+    hub, engine = hub_and_engine
+    with Session(engine) as session:
+        session.execute(text("INSERT INTO orders VALUES (1)"))
+        with hub.unit_of_work(session=session) as uow:
+            parent = uow.integrations.add(IntegrationFactory(name="joined"))
+            uow.webhooks.add(WebhookFactory(integration_id=parent.id))
+            uow.commit()
+        session.execute(text("INSERT INTO orders VALUES (2)"))
+        if kept:
+            session.commit()
+    assert names(hub) == (["joined"] if kept else [])
+    assert orders(engine) == (2 if kept else 0)
+
+
+@pytest.mark.parametrize("first", ["the service writes first", "the hub writes first"])
+def test_a_unit_of_work_that_is_given_up_takes_its_own_changes_alone(
+    hub_and_engine: tuple[Hub, Engine], first: str
+) -> None:
+    hub, engine = hub_and_engine
+    with Session(engine) as session:
+        if first == "the service writes first":
+            session.execute(text("INSERT INTO orders VALUES (1)"))
+        with hub.unit_of_work(session=session) as uow:
+            uow.integrations.add(IntegrationFactory(name="given up"))
+        with hub.unit_of_work(session=session) as uow:
+            uow.integrations.add(IntegrationFactory(name="kept"))
+            uow.commit()
+        session.execute(text("INSERT INTO orders VALUES (2)"))
+        session.commit()
+    assert names(hub) == ["kept"]
+    assert orders(engine) == (2 if first == "the service writes first" else 1)
+
+
+def test_a_connection_can_be_joined_as_well(hub_and_engine: tuple[Hub, Engine]) -> None:
+    hub, engine = hub_and_engine
+    with engine.begin() as connection:
+        with hub.unit_of_work(session=connection) as uow:
+            uow.integrations.add(IntegrationFactory(name="by connection"))
+            uow.commit()
+        assert names_seen_by(connection) == ["by connection"]
+    assert names(hub) == ["by connection"]
+
+
+def names_seen_by(connection: Connection) -> list[str]:
+    return list(connection.execute(text("SELECT name FROM integrations")).scalars())
+
+
+def test_savepoints_filters_and_streams_work_within(hub_and_engine: tuple[Hub, Engine]) -> None:
+    hub, engine = hub_and_engine
+    with Session(engine) as session:
+        with hub.unit_of_work(session=session) as uow:
+            uow.integrations.add_many(
+                IntegrationFactory(name=f"n{n}", tags=["t"], config={"n": n}) for n in range(5)
+            )
+            taken = [IntegrationFactory(name="undone"), IntegrationFactory(name="n1")]
+            with pytest.raises(DuplicateName), uow.savepoint():
+                list(map(uow.integrations.add, taken))
+            assert len(uow.integrations.by_tag("t")) == 5
+            assert [i.name for i in uow.integrations.stream(batch=2)] != []
+            uow.commit()
+        session.commit()
+    assert names(hub) == ["n0", "n1", "n2", "n3", "n4"]
+
+
+def test_a_session_of_another_database_is_refused(
+    hub_and_engine: tuple[Hub, Engine], hub_postgres: Hub, hub_sqlite: Hub
+) -> None:
+    _, engine = hub_and_engine
+    other = hub_sqlite if engine.dialect.name == "postgresql" else hub_postgres
+    with (
+        Session(engine) as session,
+        other.unit_of_work(session=session) as uow,
+        pytest.raises(StorageError, match="can't join"),
+    ):
+        uow.integrations.find()
+
+
+def test_sqlite_without_foreign_keys_is_refused_with_the_way_out(
+    hub_sqlite: Hub, tmp_path: object
+) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path}/hub.db")
+    with (
+        Session(engine) as session,
+        hub_sqlite.unit_of_work(session=session) as uow,
+        pytest.raises(StorageError, match="PRAGMA foreign_keys"),
+    ):
+        uow.integrations.find()
+    engine.dispose()
+
+
+def test_the_dict_store_has_no_transaction_to_join(hub: Hub) -> None:
+    with pytest.raises(ValidationError) as refused:
+        hub.unit_of_work(session=Session())
+    assert refused.value.field == "session"
