@@ -14,8 +14,10 @@ E = TypeVar("E", bound=Exception, covariant=True)
 U = TypeVar("U")
 F = TypeVar("F", bound=Exception)
 
+# No slots: on Python 3.11 a frozen generic with slots can't be made as ``Ok[int](5)``.
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Ok(Generic[T]):
     """What went well, with its value; matches ``case Ok(value)``."""
 
@@ -42,7 +44,7 @@ class Ok(Generic[T]):
         return following(self.value)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Err(Generic[E]):
     """What failed, with its error; matches ``case Err(error)``."""
 

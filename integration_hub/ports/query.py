@@ -224,7 +224,10 @@ class PageRequest:
         return (self.number - 1) * self.size
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# No slots: on Python 3.11 a frozen generic with slots can't be made as ``Page[Integration](...)``.
+
+
+@dataclass(frozen=True, kw_only=True)
 class Page(Generic[T_co]):
     """One page of a counted list. In long lists, `scroll` costs the same at any depth."""
 
@@ -246,7 +249,7 @@ class Page(Generic[T_co]):
         return self.number > 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class CursorPage(Generic[T_co]):
     """One page of a scroll; `next` is where the following one takes up, None at the end."""
 
