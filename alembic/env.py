@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from integration_hub.database.engine import DatabaseConnectionManager, checked_database_url
 from integration_hub.database.schema import VERSION_TABLE, lock_migrations
-from integration_hub.settings import HubSettings
+from integration_hub.settings import settings_of_the_environment
 from integration_hub.sql.models import metadata
 
 TABLES = set(metadata.tables)
@@ -83,7 +83,7 @@ def run_offline() -> None:
 
 def chosen_url() -> str:
     given = context.get_x_argument(as_dictionary=True).get("url")
-    return given or HubSettings().database_url.get_secret_value()
+    return given or settings_of_the_environment().database_url.get_secret_value()
 
 
 if context.is_offline_mode():

@@ -12,11 +12,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from integration_hub.demo import run_demo
 from integration_hub.domain.errors import HubError
 from integration_hub.hub import Hub
-from integration_hub.settings import HubSettings
+from integration_hub.settings import settings_of_the_environment
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 db = typer.Typer(no_args_is_help=True, help="The tables: upgrade, downgrade, and how they are.")
@@ -38,7 +39,8 @@ def main() -> None:
     try:
         app()
     except HubError as error:
-        problems.print(f"[red]{error.code}[/red] {error.message}", highlight=False)
+        # One line, unwrapped: it may hold a command to be copied.
+        problems.print(Text.assemble((error.code, "red"), " ", error.message), soft_wrap=True)
         sys.exit(1)
 
 
@@ -110,5 +112,5 @@ def health(url: Url = None) -> None:
 
 
 def _hub(url: str | None) -> Hub:
-    settings = HubSettings()
+    settings = settings_of_the_environment()
     return Hub.from_url(url, settings=settings) if url else Hub.from_settings(settings)

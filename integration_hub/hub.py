@@ -167,6 +167,11 @@ class UnitOfWorkFactory:
     ) -> UnitOfWork:
         return self._store.open(tenant=tenant, actor=actor, clock=self._clock, session=session)
 
+    @property
+    def schema(self) -> Schema:
+        """The tables of the store; see `Hub.schema`."""
+        return self._store.schema
+
     def close(self) -> None:
         """Close the connections of the store."""
         self._store.close()

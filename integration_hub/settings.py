@@ -1,14 +1,31 @@
 """The settings of a hub, and the only place that reads the environment.
 
-May import: pydantic-settings.
+May import: `domain`, pydantic-settings.
 """
 
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Annotated
 
-from pydantic import Field, SecretStr
+import pydantic
+from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from integration_hub.domain.errors import ValidationError
+
+_PREFIX = "HUB_"
+
+
+def _seconds(value: object) -> object:
+    """The environment has only text: ``"90"`` is a number of seconds, as 90 is."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_seconds)]
 
 
 class HubSettings(BaseSettings):
@@ -17,17 +34,28 @@ class HubSettings(BaseSettings):
     Durations are seconds or ISO 8601 (``PT30S``). The URL is a secret: it may hold a password.
     """
 
-    model_config = SettingsConfigDict(env_prefix="HUB_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True)
 
     database_url: SecretStr = SecretStr("sqlite:///integration_hub.db")
     pool_size: int = Field(default=5, ge=1)
     pool_max_overflow: int = Field(default=10, ge=0)
-    pool_timeout: timedelta = timedelta(seconds=30)
-    pool_recycle: timedelta = timedelta(minutes=30)
+    pool_timeout: Duration = timedelta(seconds=30)
+    pool_recycle: Duration = timedelta(minutes=30)
     pool_pre_ping: bool = True
-    connect_timeout: timedelta = timedelta(seconds=5)
-    statement_timeout: timedelta = timedelta(seconds=30)
-    lock_timeout: timedelta = timedelta(seconds=10)
+    connect_timeout: Duration = timedelta(seconds=5)
+    statement_timeout: Duration = timedelta(seconds=30)
+    lock_timeout: Duration = timedelta(seconds=10)
     #: Refuse to work on a schema that does not fit the code. Off for a service that keeps our
     #: tables in its own migration history, where our version table does not exist.
     check_schema: bool = True
+
+
+def settings_of_the_environment() -> HubSettings:
+    """The settings that the environment gives; `ValidationError` names the variable at fault."""
+    try:
+        return HubSettings()
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        variable = f"{_PREFIX}{first['loc'][0]}".upper()
+        problem = f"is no valid setting ({first['msg']})"
+        raise ValidationError(variable, first["input"], problem) from None

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import URL, create_engine
+from sqlalchemy import URL, create_engine, inspect
 
-from integration_hub import Hub, SchemaOutOfDate, ValidationError
+from integration_hub import (
+    DatabaseConnectionManager,
+    DatabaseSchemaManager,
+    Hub,
+    SchemaOutOfDate,
+    ValidationError,
+)
+from integration_hub.database import migrations_path, schema
 from integration_hub.testing.postgres import temporary_database
+
+HEAD = "0001"
+CHECKOUT = Path(__file__).parents[2]
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -25,7 +39,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[str]:
 def test_up_down_and_up_again_without_drift(url: str) -> None:
     with Hub.from_url(url) as hub:
         head = hub.schema.upgrade().head
-        assert hub.schema.check().current == head == "0001"
+        assert hub.schema.check().current == head == HEAD
         assert hub.schema.downgrade("base").current is None
         assert hub.schema.upgrade().current == head
         assert hub.schema.check().is_current
@@ -68,7 +82,102 @@ def test_a_schema_that_is_ahead_is_named_so(url: str) -> None:
         engine.dispose()
         with pytest.raises(SchemaOutOfDate, match="ahead") as refused:
             hub.unit_of_work()
-    assert (refused.value.current, refused.value.head) == ("9999", "0001")
+    assert (refused.value.current, refused.value.head) == ("9999", HEAD)
+
+
+def test_a_schema_that_is_behind_is_named_so(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = tmp_path / "migrations"
+    shutil.copytree(migrations_path(), newer)
+    (newer / "versions" / "9999_newer.py").write_text(
+        f'"""A later step."""\nrevision = "9999"\ndown_revision = "{HEAD}"\n'
+        "def upgrade(): pass\ndef downgrade(): pass\n"
+    )
+    with Hub.from_url(url) as hub:
+        hub.schema.upgrade()
+        monkeypatch.setattr(schema, "migrations_path", lambda: newer)
+        with pytest.raises(SchemaOutOfDate, match=r"behind.*db upgrade") as refused:
+            hub.unit_of_work()
+        assert (refused.value.current, refused.value.head) == (HEAD, "9999")
+        health = hub.health()
+        assert (health.ok, health.error) == (False, f"the schema is {HEAD}, not 9999")
+        assert hub.schema.upgrade().current == "9999"
+        assert hub.unit_of_work().state == "new"
+        assert hub.schema.downgrade(HEAD).current == HEAD
+
+
+def test_a_database_that_refuses_is_told_by_health(url: str) -> None:
+    with Hub.from_url(url) as hub:
+        hub.schema.upgrade()
+        assert hub.health().ok
+        assert hub.health().schema.is_current
+
+
+def test_the_history_lists_every_step(url: str) -> None:
+    manager = DatabaseConnectionManager(url)
+    steps = DatabaseSchemaManager(manager)
+    assert [step.is_current for step in steps.history()].count(True) == 0
+    steps.upgrade()
+    history = steps.history()
+    manager.close()
+    assert (history[0].id, history[0].is_current) == (HEAD, True)
+    assert history[-1].id == "0001"
+    assert "sync jobs" in history[-1].summary
+
+
+def alembic(*arguments: str) -> str:
+    """What `alembic` itself prints, run in a checkout."""
+    command = [sys.executable, "-m", "alembic", *arguments]
+    done = subprocess.run(
+        command, cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=True
+    )
+    return done.stdout
+
+
+def tables(url: str) -> set[str]:
+    engine = create_engine(url)
+    found = set(inspect(engine).get_table_names())
+    engine.dispose()
+    return found
+
+
+def test_alembic_itself_goes_up_and_down_from_a_checkout(url: str) -> None:
+    chosen = ("-x", f"url={url}")
+    alembic(*chosen, "upgrade", "head")
+    assert {"integrations", "webhooks", "sync_jobs"} < tables(url)
+    assert HEAD in alembic(*chosen, "current")
+    alembic(*chosen, "check")
+    alembic(*chosen, "downgrade", "base")
+    assert tables(url) == {"integration_hub_alembic_version"}
+    alembic(*chosen, "upgrade", "head")
+    with Hub.from_url(url) as hub:
+        assert hub.schema.check().current == HEAD
+
+
+def test_alembic_itself_writes_sql_that_works(url: str) -> None:
+    sql = alembic("-x", f"url={url}", "upgrade", "head", "--sql")
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        driver: Any = connection.connection.driver_connection
+        run = driver.executescript if url.startswith("sqlite") else driver.execute
+        run(sql)
+        connection.commit()
+    engine.dispose()
+    with Hub.from_url(url) as hub:
+        assert hub.schema.check().current == HEAD
+
+
+def test_a_downgrade_leaves_the_tables_of_others_alone(url: str) -> None:
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE orders (id integer)")
+    with Hub.from_url(url) as hub:
+        hub.schema.upgrade()
+        assert hub.schema.check().is_current
+        hub.schema.downgrade("base")
+    engine.dispose()
+    assert "orders" in tables(url)
 
 
 def test_an_unknown_revision_is_refused(url: str) -> None:
@@ -100,6 +209,6 @@ def test_two_processes_upgrade_at_once(hub_postgres_server: URL) -> None:
         for worker in workers:
             worker.join(60)
         assert [worker.exitcode for worker in workers] == [0, 0]
-        assert [outcomes.get(timeout=10) for _ in workers] == ["0001", "0001"]
+        assert [outcomes.get(timeout=10) for _ in workers] == [HEAD, HEAD]
     outcomes.close()
     outcomes.join_thread()
