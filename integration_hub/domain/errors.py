@@ -143,16 +143,22 @@ class NotFound(HubError):
 
 
 class IntegrationNotFound(NotFound):
+    """No such integration; for a new webhook or sync job, its parent."""
+
     code = "integration_not_found"
     kind = "integration"
 
 
 class WebhookNotFound(NotFound):
+    """No such webhook."""
+
     code = "webhook_not_found"
     kind = "webhook"
 
 
 class SyncJobNotFound(NotFound):
+    """No such sync job."""
+
     code = "sync_job_not_found"
     kind = "sync job"
 

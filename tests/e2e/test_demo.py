@@ -1,10 +1,8 @@
-"""The demo and the README's quick start, run as a newcomer would."""
+"""The demo, run as a newcomer would."""
 
 from __future__ import annotations
 
-import re
 from io import StringIO
-from pathlib import Path
 
 from rich.console import Console
 from sqlalchemy import URL
@@ -24,11 +22,3 @@ def test_every_step_of_the_demo_comes_out_on_postgres_twice(hub_postgres_server:
         for _ in range(2):
             shown = StringIO()
             assert run_demo(url, Console(file=shown, width=200)), shown.getvalue()
-
-
-def test_the_quick_start_of_the_readme_runs() -> None:
-    readme = Path(__file__).parents[2] / "README.md"
-    (example,) = re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL)
-    names: dict[str, object] = {}
-    exec(compile(example, str(readme), "exec"), names)
-    assert names["crm"].version == 1  # type: ignore[attr-defined]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import venv
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from integration_hub.testing.postgres import temporary_database
 
 pytestmark = pytest.mark.wheel
 CHECKOUT = Path(__file__).parents[2]
-HEAD = "0001"
+HEAD = "hub_0001"
 
 
 def run(command: list[str | Path], cwd: Path) -> str:
@@ -56,7 +57,7 @@ def test_it_holds_the_types_the_migrations_and_no_tests(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "integration_hub/py.typed" in names
     assert "integration_hub/_migrations/env.py" in names
-    assert "integration_hub/_migrations/versions/0001_initial.py" in names
+    assert "integration_hub/_migrations/versions/hub_0001_initial.py" in names
     assert not [name for name in names if name.startswith(("tests", "alembic", "docs"))]
 
 
@@ -64,7 +65,7 @@ def test_it_holds_the_types_the_migrations_and_no_tests(wheel: Path) -> None:
 def test_a_service_goes_up_runs_the_demo_and_goes_down(
     bin: Path, tmp_path: Path, store: str, request: pytest.FixtureRequest
 ) -> None:
-    def walk(url: str) -> None:
+    def go(url: str) -> None:
         hub = bin / "integration-hub"
         told = [
             run([hub, "db", *words, "--url", url], tmp_path)
@@ -78,11 +79,19 @@ def test_a_service_goes_up_runs_the_demo_and_goes_down(
         assert "schema is at None" in run([hub, "db", "downgrade", "base", "--url", url], tmp_path)
 
     if store == "sqlite":
-        walk(f"sqlite:///{tmp_path / 'hub.db'}")
+        go(f"sqlite:///{tmp_path / 'hub.db'}")
         return
     server: URL = request.getfixturevalue("hub_postgres_server")
     with temporary_database(server) as database:
-        walk(database.render_as_string(hide_password=False))
+        go(database.render_as_string(hide_password=False))
+
+
+def test_a_service_keeps_both_in_one_history(
+    bin: Path, tmp_path: Path, walk: Callable[[Path, Path, Path], list[str]]
+) -> None:
+    done = walk(CHECKOUT / "docs" / "own-history.md", tmp_path, bin)
+    assert "$ alembic upgrade heads" in done
+    assert (tmp_path / "service.db").exists()
 
 
 def test_the_face_can_be_imported_without_the_testing_extra(bin: Path, tmp_path: Path) -> None:

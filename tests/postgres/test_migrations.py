@@ -23,7 +23,7 @@ from integration_hub import (
 from integration_hub.database import migrations_path, schema
 from integration_hub.testing.postgres import temporary_database
 
-HEAD = "0001"
+HEAD = "hub_0001"
 CHECKOUT = Path(__file__).parents[2]
 
 
@@ -122,7 +122,7 @@ def test_the_history_lists_every_step(url: str) -> None:
     history = steps.history()
     manager.close()
     assert (history[0].id, history[0].is_current) == (HEAD, True)
-    assert history[-1].id == "0001"
+    assert history[-1].id == "hub_0001"
     assert "sync jobs" in history[-1].summary
 
 

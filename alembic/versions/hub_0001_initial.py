@@ -1,6 +1,7 @@
 """Integrations, webhooks and sync jobs.
 
-Revision: 0001, the first; 2026-11-24
+Revision: hub_0001, the first; 2026-11-24. The prefix and the branch label keep our revisions apart
+from those of a service that keeps both in one history.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from alembic import op
 
 from integration_hub.database.types import UtcDateTime, json_type, ordered_text
 
-revision = "0001"
+revision = "hub_0001"
 down_revision = None
-branch_labels = None
+branch_labels = ("integration_hub",)
 depends_on = None
 
 STATUSES = {
