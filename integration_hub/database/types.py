@@ -9,7 +9,9 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from sqlalchemy import JSON, DateTime, Dialect, Text
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import TypeDecorator
 
 
@@ -19,9 +21,22 @@ class Processor(Protocol):
     def __call__(self, value: Any) -> Any: ...
 
 
+class _SqliteJson(sqlite.JSON):
+    """JSON in a column of text: one declared JSON has numeric affinity, so that SQLite would take
+    the document ``1.0`` for its own number 1. Source: sqlite.org/datatype3.html, 3.1.
+    """
+
+
+@compiles(_SqliteJson)
+def _as_text(type_: _SqliteJson, compiler: Any, **options: Any) -> str:
+    return "TEXT"
+
+
 def json_type() -> JSON:
     """JSONB on Postgres, JSON text on SQLite; None is SQL's NULL."""
-    return JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+    plain = JSON(none_as_null=True)
+    plain = plain.with_variant(JSONB(none_as_null=True), "postgresql")
+    return plain.with_variant(_SqliteJson(none_as_null=True), "sqlite")
 
 
 def ordered_text() -> Text:

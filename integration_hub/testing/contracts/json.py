@@ -12,7 +12,7 @@ import pytest
 from integration_hub.domain.errors import ValidationError
 from integration_hub.hub import Hub
 from integration_hub.ports.query import IntegrationFilter
-from integration_hub.testing.factories import IntegrationFactory
+from integration_hub.testing.factories import IntegrationFactory, SyncJobFactory
 
 CONTAINMENT: tuple[tuple[Any, Any, bool], ...] = (
     # an object contains what has its keys with contained values
@@ -82,6 +82,12 @@ ROUND_TRIPS: tuple[Any, ...] = (
     {"deep": [[[[[[[[[[[[[[[["x"]]]]]]]]]]]]]]]]},
 )
 
+#: A number that SQLite takes for its own loses its kind, or its last digits.
+SCALARS: tuple[Any, ...] = (
+    *(None, True, False, 0, 1, 1.0, 1.5, 2**53 + 1, 2**70, 10**300, 5e-324),
+    *("", "1", "1.0", "null", "2026-01-01", "\U0001f600"),
+)
+
 
 class JsonContract:
     """Containment and round trips of JSON."""
@@ -110,6 +116,16 @@ class JsonContract:
             found = uow.integrations.get(given.id)
         assert repr(found.config) == repr(given.config)
         assert found.config == document
+
+    @pytest.mark.parametrize("document", SCALARS, ids=lambda value: repr(value)[:12])
+    def test_a_checkpoint_of_one_value_comes_back_as_it_was(self, hub: Hub, document: Any) -> None:
+        with hub.unit_of_work() as uow:
+            parent = uow.integrations.add(IntegrationFactory())
+            given = uow.sync_jobs.add(SyncJobFactory(integration_id=parent.id, checkpoint=document))
+            uow.commit()
+        with hub.unit_of_work() as uow:
+            found = uow.sync_jobs.get(given.id)
+        assert repr(found.checkpoint) == repr(given.checkpoint) == repr(document)
 
     def test_stored_json_is_frozen_at_every_depth(self, hub: Hub) -> None:
         with hub.unit_of_work() as uow:
