@@ -111,9 +111,10 @@ class DatabaseConnectionManager:
         self._application_name = application_name
         self._is_closed = False
         self._remove_file = self._use_private_file()
-        self.engine: Engine = self._make_engine()
+        plain = self._make_engine()
+        self.engine: Engine = plain.execution_options(**self._begins())
         #: For units of work: a transaction begins with the first write, by `begin_lazily`.
-        self.lazy_engine: Engine = self.engine.execution_options(**self._lazy_options())
+        self.lazy_engine: Engine = plain.execution_options(**{LAZY: True})
 
     def __repr__(self) -> str:
         return f"DatabaseConnectionManager({self.url.render_as_string(hide_password=True)!r})"
@@ -225,6 +226,7 @@ class DatabaseConnectionManager:
         engine = create_engine(
             self.url,
             connect_args=self._postgres_arguments() if self.is_postgres else {"timeout": 0},
+            **({"isolation_level": "AUTOCOMMIT"} if self.is_postgres else {}),
             poolclass=QueuePool,
             pool_size=self.pool.size,
             max_overflow=self.pool.max_overflow,
@@ -244,10 +246,11 @@ class DatabaseConnectionManager:
 
         own = str(self.url.query.get("options", ""))
         limits = (
-            f"-c timezone=UTC -c statement_timeout={milliseconds(self._statement_timeout)}"
+            f"-c statement_timeout={milliseconds(self._statement_timeout)}"
             f" -c lock_timeout={milliseconds(self._lock_timeout)}"
         )
-        arguments: dict[str, Any] = {"options": f"{limits} {own}".strip()}
+        # Behind one's own options, since moments are taken as they come: in UTC.
+        arguments: dict[str, Any] = {"options": f"{limits} {own} -c timezone=UTC"}
         if "connect_timeout" not in self.url.query:
             # libpq counts in whole seconds, and takes 0 for "for ever".
             arguments["connect_timeout"] = max(1, round(self._connect_timeout.total_seconds()))
@@ -275,8 +278,9 @@ class DatabaseConnectionManager:
             if not connection.get_execution_options().get(LAZY):
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-    def _lazy_options(self) -> dict[str, Any]:
-        return {LAZY: True, **({"isolation_level": "AUTOCOMMIT"} if self.is_postgres else {})}
+    def _begins(self) -> dict[str, Any]:
+        """What makes a connection of a pool that begins nothing by itself begin transactions."""
+        return {"isolation_level": "READ COMMITTED"} if self.is_postgres else {}
 
 
 def begin_lazily(connection: Connection) -> None:

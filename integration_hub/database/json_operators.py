@@ -7,16 +7,14 @@ SQLite they are Python functions that `register_functions` adds to a connection.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import JSON, Boolean, ColumnElement, literal
+from sqlalchemy import JSON, Boolean, ColumnElement
 from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
 
-from integration_hub.database.types import json_type
 from integration_hub.domain.values import json_contains
 
 
@@ -32,15 +30,18 @@ class _HasAny(GenericFunction[bool]):
     type = Boolean()
 
 
-def contains(column: ColumnElement[Any], fragment: Any) -> ColumnElement[bool]:
+def contains(column: ColumnElement[Any], fragment: ColumnElement[Any]) -> ColumnElement[bool]:
     """Whether the document contains the fragment, as `values.json_contains` has it."""
-    return _Contains(column, literal(fragment, json_type()))
+    return _Contains(column, fragment)
 
 
-def has_any(column: ColumnElement[Any], texts: Collection[str]) -> ColumnElement[bool]:
-    """Whether an array of texts has at least one of these."""
-    wanted = ARRAY(TEXT).with_variant(JSON(), "sqlite")
-    return _HasAny(column, literal(list(texts), wanted))
+TEXTS: Final = ARRAY(TEXT).with_variant(JSON(), "sqlite")
+"""The type of a parameter that is a list of texts."""
+
+
+def has_any(column: ColumnElement[Any], texts: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Whether an array of texts has at least one of these, an expression of type `TEXTS`."""
+    return _HasAny(column, texts)
 
 
 @compiles(_Contains, "postgresql")

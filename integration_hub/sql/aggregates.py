@@ -6,18 +6,14 @@ May import: `ports`, `domain`, `repositories` and what stands below it.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select
-
-from integration_hub.domain.integration import RESTING, Integration
+from integration_hub.domain.integration import Integration
 from integration_hub.domain.sync_job import SyncJob
 from integration_hub.domain.values import checked_count, checked_time, searchable
 from integration_hub.domain.webhook import DELIVERABLE, IN_TROUBLE, Webhook
 from integration_hub.ports.query import IntegrationFilter, SyncJobFilter, WebhookFilter
 from integration_hub.ports.repositories import the_only_one
-from integration_hub.sql.filtering import clauses
 from integration_hub.sql.mapping import INTEGRATIONS, SYNC_JOBS, WEBHOOKS
 from integration_hub.sql.repositories import SqlRepository
 from integration_hub.sql.statements import Statements
@@ -31,8 +27,7 @@ class SqlIntegrationRepository(SqlRepository[Integration, IntegrationFilter]):
 
     def get_by_name(self, name: str, /) -> Integration:
         self._uow.require_active()
-        by_name = self._table.c.name == searchable("name", name)
-        return the_only_one(self._loaded(self._select(by_name)), name)
+        return the_only_one(self._by_name(name=searchable("name", name)), name)
 
     def by_type(self, *types: str) -> list[Integration]:
         return self.find(IntegrationFilter(type=types))
@@ -76,16 +71,10 @@ class SqlSyncJobRepository(SqlRepository[SyncJob, SyncJobFilter]):
         self._uow.require_active()
         moment = self._uow.clock.now() if now is None else checked_time("now", now)
         checked_count("limit", limit, least=1)
-        return self._loaded(self.due_statement(moment).limit(limit))
-
-    def due_statement(self, moment: datetime) -> Select[Any]:
-        """Reads the partial index in its own order, and of each job its integration."""
-        integrations = INTEGRATIONS.table
-        runs = integrations.c.is_active & integrations.c.status.not_in(RESTING)
-        is_parent = integrations.c.id == self._table.c.integration_id
-        due = self._select(*clauses(self._table, SyncJobFilter(due_by=moment)))
-        due = due.join(integrations, is_parent & runs)
-        return due.order_by(self._table.c.next_run_at, self._table.c.id)
+        shape, values = self._asked(SyncJobFilter(due_by=moment))
+        return self._loaded(
+            self.STATEMENTS.due(shape, scoped=self._is_scoped), {**values, "limit": limit}
+        )
 
     def running(self) -> list[SyncJob]:
         return self.find(SyncJobFilter(running=True))

@@ -6,12 +6,12 @@ May import: `domain`, `mapping`, SQLAlchemy.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import JSON, Connection, Insert, Select
+from sqlalchemy import JSON, Connection, Executable, Insert
 
 from integration_hub.sql.mapping import Mapper
 
@@ -50,9 +50,11 @@ def execute_many(
     connection.execute(statement, [mapper.dump(item) for item in items])
 
 
-def streamed(connection: Connection, statement: Select[Any], batch: int) -> Iterator[list[Any]]:
+def streamed(
+    connection: Connection, statement: Executable, values: Mapping[str, Any], batch: int
+) -> Iterator[list[Any]]:
     """The rows in lists of `batch`, through a server-side cursor where the database has one."""
     options = {"stream_results": True, "max_row_buffer": batch}
-    with connection.execute(statement, execution_options=options) as result:
+    with connection.execute(statement, values, execution_options=options) as result:
         while rows := result.fetchmany(batch):
             yield list(rows)

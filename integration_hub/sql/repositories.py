@@ -11,7 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, Select, select
 
 from integration_hub.domain.aggregate import Aggregate, checked_item
 from integration_hub.domain.errors import (
@@ -39,8 +39,9 @@ from integration_hub.ports.query import (
 from integration_hub.ports.repositories import require_free, scope_of
 from integration_hub.ports.unit_of_work import EveryTenant
 from integration_hub.sql.bulk import copy_in, execute_many, streamed
-from integration_hub.sql.filtering import beyond, clauses, ordered
+from integration_hub.sql.filtering import Shape, asked
 from integration_hub.sql.mapping import Mapper
+from integration_hub.sql.prepared import Prepared
 from integration_hub.sql.statements import INTEGRATIONS, Statements
 
 if TYPE_CHECKING:
@@ -72,10 +73,10 @@ class SqlRepository(Generic[A, F]):
     def add(self, item: A, /) -> A:
         new = self._new(item)
         try:
-            result = self._uow.write(self.STATEMENTS.insert, self._mapper.parameters(new))
+            count = self._uow.touch(self.STATEMENTS.insert, self._mapper.parameters(new))
         except StorageError as error:
             raise self._broken(error, new) from error
-        if result.rowcount != 1:
+        if count != 1:
             self._require_parents([new])
             raise self._clash([new])
         return new
@@ -105,18 +106,20 @@ class SqlRepository(Generic[A, F]):
         changed = item.saved(actor=self._uow.actor, now=self._uow.clock.now())
         parameters = {**self._mapper.parameters(changed), "expected": item.version}
         try:
-            result = self._uow.write(self.STATEMENTS.update, parameters)
+            count = self._uow.touch(self.STATEMENTS.update, parameters)
         except StorageError as error:
             raise self._broken(error, changed) from error
-        if result.rowcount != 1:
+        if count != 1:
             raise self._refusal(item, changed)
         return changed
 
     def upsert(self, item: A, /) -> A:
         new = self._new(item)
         parameters = {"tenant_id": new.tenant, "name": new.name, "integration_id": scope_of(new)}
+        statement = self.STATEMENTS.by_name(scoped=True, locked=True)
         for _ in range(_TRIES):
-            rows = self._uow.write(self.STATEMENTS.locked_by_name, parameters).all()
+            self._uow.begun()
+            rows = self._uow.rows(statement, parameters)
             if rows:
                 return self.save(self._mapper.load(rows[0]).redeclared(new))
             try:
@@ -126,40 +129,33 @@ class SqlRepository(Generic[A, F]):
         raise DuplicateName(self._kind.KIND, new.name)
 
     def remove(self, id: UUID, /) -> None:
-        scope = self._scope()
-        statement = self.STATEMENTS.delete(scoped=scope is not None)
-        row = {"row_id": checked_id("id", id), "tenant": scope}
-        if self._uow.write(statement, row).rowcount != 1:
+        statement = self.STATEMENTS.delete(scoped=self._is_scoped)
+        if self._uow.touch(statement, self._scoped(id=checked_id("id", id))) != 1:
             raise self._missing(id)
 
     # --- looking up ---------------------------------------------------------------------------
 
     def get(self, id: UUID, /) -> A:
-        scope = self._scope()
-        statement = self.STATEMENTS.get(scoped=scope is not None)
-        row = self._uow.read(
-            statement, {"id": checked_id("id", id), "tenant_id": scope}
-        ).one_or_none()
-        if row is None:
-            raise self._missing(id)
-        return self._mapper.load(row)
+        self._uow.require_active()
+        statement = self.STATEMENTS.get(scoped=self._is_scoped)
+        for row in self._uow.rows(statement, self._scoped(id=checked_id("id", id))):
+            return self._mapper.load(row)
+        raise self._missing(id)
 
     def get_many(self, ids: Iterable[UUID], /) -> dict[UUID, A]:
         self._uow.require_active()
         wanted = list(dict.fromkeys(checked_id("ids", id) for id in ids))
         found: dict[UUID, A] = {}
         for chunk in _chunks(wanted):
-            statement = self._select(self._table.c.id.in_(chunk))
-            found.update((item.id, item) for item in self._loaded(statement))
+            statement = select(self._table).where(self._table.c.id.in_(chunk), *self._own())
+            rows = self._uow.read(statement)
+            found.update((item.id, item) for item in map(self._mapper.load, rows))
         return {id: found[id] for id in wanted if id in found}
 
     def find(
         self, filter: F | None = None, *, sort: Sort = NEWEST_FIRST, limit: int | None = None
     ) -> list[A]:
-        statement = self._sorted(filter, sort)
-        if checked_limit(limit) is not None:
-            statement = statement.limit(limit)
-        return self._loaded(statement)
+        return self._found(filter, sort, limit=checked_limit(limit))
 
     def page(
         self,
@@ -170,7 +166,7 @@ class SqlRepository(Generic[A, F]):
         size: int = 50,
     ) -> Page[A]:
         request = PageRequest(number, size)
-        items = self._loaded(self._sorted(filter, sort).limit(size).offset(request.offset))
+        items = self._found(filter, sort, limit=size, offset=request.offset)
         return Page(items=items, number=number, size=size, total=self.count(filter))
 
     def scroll(
@@ -182,14 +178,12 @@ class SqlRepository(Generic[A, F]):
         after: str | None = None,
     ) -> CursorPage[A]:
         checked_count("size", size, least=1, most=MAX_PAGE_SIZE)
-        statement = self._sorted(filter, sort)
-        asked = checked_filter(filter, self.FILTER)
-        if after is not None:
-            place = Cursor.decode(after, asked, sort)
-            statement = statement.where(beyond(self._table, sort, place))
-        items = self._loaded(statement.limit(size + 1))
+        self._uow.require_active()
+        given, order = checked_filter(filter, self.FILTER), checked_sort(sort, self.FILTER)
+        place = None if after is None else Cursor.decode(after, given, order)
+        items = self._found(given, order, limit=size + 1, after=place)
         shown = items[:size]
-        next = Cursor.of(shown[-1], sort).encode(asked, sort) if len(items) > size else None
+        next = Cursor.of(shown[-1], sort).encode(given, sort) if len(items) > size else None
         return CursorPage(items=shown, next=next)
 
     def stream(
@@ -197,30 +191,39 @@ class SqlRepository(Generic[A, F]):
     ) -> Iterator[A]:
         checked_count("batch", batch, least=1)
         self._uow.require_active()
-        return self._streamed(self._sorted(filter, sort, is_aside=not self._is_postgres()), batch)
+        shape, values = self._asked(filter)
+        statement = self.STATEMENTS.rows(
+            shape,
+            checked_sort(sort, self.FILTER),
+            scoped=self._is_scoped,
+            is_aside=not self.STATEMENTS.is_postgres,
+        )
+        return self._streamed(statement, values, batch)
 
-    def _streamed(self, statement: Select[Any], batch: int) -> Iterator[A]:
+    def _streamed(self, statement: Prepared, values: dict[str, Any], batch: int) -> Iterator[A]:
         # A server-side cursor lives in a transaction, so one begins.
-        connection = self._uow.begun() if self._is_postgres() else self._uow.connected()
+        is_postgres = self.STATEMENTS.is_postgres
+        connection = self._uow.begun() if is_postgres else self._uow.connected()
         with self._uow.faults():
-            for rows in streamed(connection, statement, batch):
+            for rows in streamed(connection, statement.statement, values, batch):
                 for row in rows:
                     self._uow.require_active()
                     yield self._mapper.load(row)
 
     def count(self, filter: F | None = None) -> int:
-        statement = select(func.count()).select_from(self._table).where(*self._conditions(filter))
-        found: int = self._uow.read(statement).scalar_one()
+        self._uow.require_active()
+        shape, values = self._asked(filter)
+        rows = self._uow.rows(self.STATEMENTS.count(shape, scoped=self._is_scoped), values)
+        found: int = rows[0][0]
         return found
 
     def exists(self, filter: F) -> bool:
-        inner = select(self._table.c.id).where(*self._conditions(filter)).exists()
-        return bool(self._uow.read(select(inner)).scalar_one())
+        self._uow.require_active()
+        shape, values = self._asked(filter)
+        rows = self._uow.rows(self.STATEMENTS.exists(shape, scoped=self._is_scoped), values)
+        return bool(rows[0][0])
 
     # --- inside -------------------------------------------------------------------------------
-
-    def _is_postgres(self) -> bool:
-        return self.STATEMENTS.is_postgres
 
     def _new(self, item: A) -> A:
         self._uow.require_active()
@@ -232,40 +235,70 @@ class SqlRepository(Generic[A, F]):
         tenant = self._uow.tenant
         return None if isinstance(tenant, EveryTenant) else tenant
 
+    @property
+    def _is_scoped(self) -> bool:
+        return not isinstance(self._uow.tenant, EveryTenant)
+
+    def _scoped(self, **values: Any) -> dict[str, Any]:
+        """The parameters, with the tenant where the statement asks for it."""
+        scope = self._scope()
+        return values if scope is None else {"tenant_id": scope, **values}
+
+    def _own(self) -> list[ColumnElement[bool]]:
+        scope = self._scope()
+        return [] if scope is None else [self._table.c.tenant_id == scope]
+
     def _is_own(self, tenant: str) -> bool:
         return self._scope() in (None, tenant)
 
-    def _conditions(self, filter: F | None) -> list[ColumnElement[bool]]:
-        found = clauses(self._table, checked_filter(filter, self.FILTER))
-        scope = self._scope()
-        return found if scope is None else [self._table.c.tenant_id == scope, *found]
+    def _asked(self, filter: F | None) -> tuple[Shape, dict[str, Any]]:
+        shape, values = asked(checked_filter(filter, self.FILTER))
+        return shape, self._scoped(**values)
 
-    def _select(self, *conditions: ColumnElement[bool]) -> Select[Any]:
-        scope = self._scope()
-        own = [] if scope is None else [self._table.c.tenant_id == scope]
-        return select(self._table).where(*own, *conditions)
+    def _found(
+        self,
+        filter: F | None,
+        sort: Sort,
+        *,
+        limit: int | None = None,
+        offset: int = 0,
+        after: Cursor | None = None,
+    ) -> list[A]:
+        self._uow.require_active()
+        shape, values = self._asked(filter)
+        statement = self.STATEMENTS.rows(
+            shape,
+            checked_sort(sort, self.FILTER),
+            scoped=self._is_scoped,
+            after=after is not None,
+            limited=limit is not None,
+            skipping=bool(offset),
+        )
+        if limit is not None:
+            values["limit"] = limit
+        if offset:
+            values["offset"] = offset
+        if after is not None:
+            values.update(cursor_key=after.key, cursor_id=after.id)
+        return self._loaded(statement, values)
 
-    def _sorted(self, filter: F | None, sort: Sort, *, is_aside: bool = False) -> Select[Any]:
-        statement = select(self._table).where(*self._conditions(filter))
-        order = checked_sort(sort, self.FILTER)
-        return ordered(statement, self._table, order, is_aside=is_aside)
-
-    def _loaded(self, statement: Select[Any]) -> list[A]:
+    def _loaded(self, statement: Prepared, values: dict[str, Any]) -> list[A]:
         load = self._mapper.load
-        return [load(row) for row in self._uow.read(statement)]
+        return [load(row) for row in self._uow.rows(statement, values)]
+
+    def _by_name(self, **values: Any) -> list[A]:
+        """Those of a name: one, or through `EVERY_TENANT` perhaps several integrations."""
+        self._uow.require_active()
+        statement = self.STATEMENTS.by_name(scoped=self._is_scoped)
+        return self._loaded(statement, self._scoped(**values))
 
     def _named(self, name: str, integration_id: UUID) -> A:
         """The child of that name."""
         self._uow.require_active()
-        found = self._loaded(
-            self._select(
-                self._table.c.integration_id == checked_id("integration_id", integration_id),
-                self._table.c.name == searchable("name", name),
-            )
-        )
-        if not found:
-            raise self._missing(name)
-        return found[0]
+        parent = checked_id("integration_id", integration_id)
+        for item in self._by_name(name=searchable("name", name), integration_id=parent):
+            return item
+        raise self._missing(name)
 
     def _missing(self, id: UUID | str) -> HubError:
         return self._kind.NOT_FOUND(id)
@@ -313,13 +346,12 @@ class SqlRepository(Generic[A, F]):
 
     def _refusal(self, item: A, changed: A) -> HubError:
         """Why a save touched no row."""
-        row = self._uow.read(
-            self.STATEMENTS.get(scoped=True), {"id": item.id, "tenant_id": item.tenant}
-        ).one_or_none()
-        if row is None:
+        values = {"id": item.id, "tenant_id": item.tenant}
+        found = self._loaded(self.STATEMENTS.get(scoped=True), values)
+        if not found:
             return self._missing(item.id)
-        if row.version != item.version:
-            return StaleVersion(self._kind.KIND, item.id, item.version, row.version)
+        if found[0].version != item.version:
+            return StaleVersion(self._kind.KIND, item.id, item.version, found[0].version)
         self._require_parents([changed])
         return DuplicateName(self._kind.KIND, changed.name)
 

@@ -1,34 +1,38 @@
-"""The statements of every day, one place each, built once per table and dialect.
+"""The statements of every day, one place each, built once per table, dialect and shape.
 
-May import: `models`, `mapping`, SQLAlchemy. Writes are made so that a refusal is an answer (no row
-touched) and not a fault: on Postgres a fault would end the transaction, and a caller that expects
-a taken name could not go on.
+May import: `ports`, `domain`, `models`, `mapping`, `filtering`, `prepared`, SQLAlchemy. Writes are
+made so that a refusal is an answer (no row touched) and not a fault: on Postgres a fault would end
+the transaction, and a caller that expects a taken name could not go on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
-    Delete,
-    Executable,
     Insert,
+    Integer,
     Select,
     Table,
-    Update,
     bindparam,
     delete,
     exists,
+    func,
+    literal_column,
     select,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
+from integration_hub.domain.integration import RESTING
+from integration_hub.ports.query import Sort
+from integration_hub.sql.filtering import Shape, beyond, clauses, ordered
 from integration_hub.sql.mapping import Mapper
 from integration_hub.sql.models import IntegrationRow
+from integration_hub.sql.prepared import Prepared
 
 INTEGRATIONS = IntegrationRow.__table__
 _CREATED = frozenset({"id", "tenant_id", "created_at", "created_by"})
@@ -36,15 +40,28 @@ _INSERTS: dict[str, Callable[[Table], Any]] = {
     "postgresql": postgresql.insert,
     "sqlite": sqlite.insert,
 }
+_SHAPES = 256  # how many statements of questions are kept, per table and dialect
 
 
 class Statements:
-    """The statements on one table. Parameters have the names of the columns, but where noted."""
+    """The statements on one table.
+
+    Parameters have the names of the columns (``new_`` before those that are stored) or of a
+    filter's fields. Where a statement is `scoped`, it wants `tenant_id` too, and sees that tenant's
+    rows alone.
+    """
 
     def __init__(self, mapper: Mapper[Any], dialect: str) -> None:
         self.table = mapper.table
         self._dialect = dialect
         self._columns = mapper.columns
+        self.get = lru_cache(self._get)
+        self.delete = lru_cache(self._delete)
+        self.by_name = lru_cache(self._by_name)
+        self.rows = lru_cache(_SHAPES)(self._rows)
+        self.count = lru_cache(_SHAPES)(self._count)
+        self.exists = lru_cache(_SHAPES)(self._exists)
+        self.due = lru_cache(self._due)
 
     @property
     def is_postgres(self) -> bool:
@@ -54,8 +71,10 @@ class Statements:
     def has_parent(self) -> bool:
         return "integration_id" in self.table.c
 
+    # --- changing -----------------------------------------------------------------------------
+
     @cached_property
-    def insert(self) -> Executable:
+    def insert(self) -> Prepared:
         """Insert a row, unless its id or name is taken or its integration is not there."""
         statement = _INSERTS[self._dialect](self.table)
         if self.has_parent:
@@ -64,7 +83,7 @@ class Statements:
         else:
             statement = statement.values({name: self._value(name) for name in self._columns})
         conflict_free: Insert = statement.on_conflict_do_nothing()
-        return conflict_free.execution_options(preserve_rowcount=True)
+        return Prepared(conflict_free.execution_options(preserve_rowcount=True))
 
     @cached_property
     def insert_all(self) -> Insert:
@@ -73,8 +92,8 @@ class Statements:
         return statement
 
     @cached_property
-    def update(self) -> Update:
-        """Store the next version of a row; parameters are ``new_`` and the column, and `expected`.
+    def update(self) -> Prepared:
+        """Store the next version of a row; wants the `expected` version too.
 
         Touches nothing where the row is not of that version, its new name is taken, or its
         integration is not there.
@@ -97,40 +116,76 @@ class Statements:
             .where(~name_is_taken)
             .values({name: self._value(name) for name in names})
         )
-        return statement.where(self._parent()) if self.has_parent else statement
+        return Prepared(statement.where(self._parent()) if self.has_parent else statement)
 
-    def get(self, *, scoped: bool) -> Select[Any]:
-        return self._scoped_get if scoped else self._get
+    def _delete(self, *, scoped: bool) -> Prepared:
+        return Prepared(delete(self.table).where(self._is("id"), *self._scope(scoped)))
 
-    @cached_property
-    def _get(self) -> Select[Any]:
-        return select(self.table).where(self.table.c.id == bindparam("id"))
+    # --- looking up ---------------------------------------------------------------------------
 
-    @cached_property
-    def _scoped_get(self) -> Select[Any]:
-        return self._get.where(self.table.c.tenant_id == bindparam("tenant_id"))
+    def _get(self, *, scoped: bool) -> Prepared:
+        return Prepared(select(self.table).where(self._is("id"), *self._scope(scoped)))
 
-    def delete(self, *, scoped: bool) -> Delete:
-        return self._scoped_delete if scoped else self._delete
+    def _by_name(self, *, scoped: bool, locked: bool = False) -> Prepared:
+        """Rows of a name, within its integration if it has one; `locked` until the end."""
+        parent = [self._is("integration_id")] if self.has_parent else []
+        statement = select(self.table).where(self._is("name"), *parent, *self._scope(scoped))
+        return Prepared(statement.with_for_update() if locked else statement)
 
-    @cached_property
-    def _delete(self) -> Delete:
-        return delete(self.table).where(self.table.c.id == bindparam("row_id"))
+    def _rows(
+        self,
+        shape: Shape,
+        sort: Sort,
+        *,
+        scoped: bool,
+        after: bool = False,
+        limited: bool = False,
+        skipping: bool = False,
+        is_aside: bool = False,
+    ) -> Prepared:
+        """Rows that match, in order; `after` a cursor, `limited` in number (`limit`), `skipping`
+        those before (`offset`).
+        """
+        statement = self._matching(select(self.table), shape, scoped)
+        statement = ordered(statement, self.table, sort, is_aside=is_aside)
+        if after:
+            statement = statement.where(beyond(self.table, sort))
+        if limited:
+            statement = statement.limit(bindparam("limit", type_=Integer))
+        if skipping:
+            statement = statement.offset(bindparam("offset", type_=Integer))
+        return Prepared(statement)
 
-    @cached_property
-    def _scoped_delete(self) -> Delete:
-        return self._delete.where(self.table.c.tenant_id == bindparam("tenant"))
+    def _count(self, shape: Shape, *, scoped: bool) -> Prepared:
+        counted: Select[Any] = select(func.count()).select_from(self.table)
+        return Prepared(self._matching(counted, shape, scoped))
 
-    @cached_property
-    def locked_by_name(self) -> Select[Any]:
-        """The row of a name within its tenant and scope, kept from others until the end."""
-        conditions: list[ColumnElement[bool]] = [
-            self.table.c.tenant_id == bindparam("tenant_id"),
-            self.table.c.name == bindparam("name"),
+    def _exists(self, shape: Shape, *, scoped: bool) -> Prepared:
+        return Prepared(select(self._matching(select(self.table.c.id), shape, scoped).exists()))
+
+    def _due(self, shape: Shape, *, scoped: bool) -> Prepared:
+        """Reads the partial index in its own order, and of each job its integration."""
+        resting: list[ColumnElement[str]] = [
+            literal_column(f"'{status}'") for status in sorted(RESTING)
         ]
-        if self.has_parent:
-            conditions.append(self.table.c.integration_id == bindparam("integration_id"))
-        return select(self.table).where(*conditions).with_for_update()
+        runs = INTEGRATIONS.c.is_active & INTEGRATIONS.c.status.not_in(resting)
+        parent = INTEGRATIONS.c.id == self.table.c.integration_id
+        due = self._matching(select(self.table), shape, scoped).join(INTEGRATIONS, parent & runs)
+        in_order = due.order_by(self.table.c.next_run_at, self.table.c.id)
+        return Prepared(in_order.limit(bindparam("limit", type_=Integer)))
+
+    # --- their parts --------------------------------------------------------------------------
+
+    def _matching(self, statement: Select[Any], shape: Shape, scoped: bool) -> Select[Any]:
+        conditions = clauses(self.table, shape, is_postgres=self.is_postgres)
+        return statement.where(*self._scope(scoped), *conditions)
+
+    def _scope(self, scoped: bool) -> list[ColumnElement[bool]]:
+        return [self._is("tenant_id")] if scoped else []
+
+    def _is(self, column: str) -> ColumnElement[bool]:
+        found: ColumnElement[Any] = self.table.c[column]
+        return found == bindparam(column, type_=found.type)
 
     def _value(self, column: str) -> Any:
         return bindparam(f"new_{column}", type_=self.table.c[column].type)

@@ -1,13 +1,15 @@
 """The unit of work on a SQLAlchemy Session.
 
-May import: `ports`, `domain`, `database`, and its neighbours. The Session holds the connection,
-the transaction and the savepoints; statements go straight to its connection, since the objects
-are frozen values and an identity map would only cost.
+May import: `ports`, `domain`, `database`, and its neighbours. A unit of work is one transaction of
+one connection: that of a Session which it joins, or one of its own, to which `session` opens a
+Session for whoever wants to use models too. Our own statements go straight to the connection, since
+the objects are frozen values and an identity map would only cost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
@@ -19,7 +21,7 @@ from sqlalchemy.orm import Session
 from integration_hub.database.engine import DatabaseConnectionManager, begin_lazily
 from integration_hub.database.faults import driver_fault, fault, violated_constraint
 from integration_hub.database.json_operators import register_functions
-from integration_hub.domain.errors import StorageError
+from integration_hub.domain.errors import HubError, StorageError
 from integration_hub.ports.clock import Clock, SystemClock
 from integration_hub.ports.unit_of_work import Tenant, UnitOfWorkLifecycle
 from integration_hub.sql.aggregates import (
@@ -33,6 +35,9 @@ from integration_hub.sql.aggregates import (
     SqlSyncJobRepository,
     SqlWebhookRepository,
 )
+from integration_hub.sql.prepared import Prepared
+
+_STATEMENTS = logging.getLogger("sqlalchemy.engine.Engine")
 
 
 class SqlUnitOfWork(UnitOfWorkLifecycle):
@@ -61,6 +66,7 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         self._joined = session
         self._session: Session | None = None
         self._connection: Connection | None = None
+        self._driver: psycopg.Connection[Any] | None = None
         self._has_begun = False
         self.integrations = self.INTEGRATIONS(self)
         self.webhooks = self.WEBHOOKS(self)
@@ -82,15 +88,45 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         except SQLAlchemyError as error:
             raise fault(error) from error
 
-    def write(
-        self, statement: Executable, parameters: Mapping[str, Any] | None = None
-    ) -> CursorResult[Any]:
-        """Run a statement within the transaction, which begins if it has not."""
+    def rows(self, statement: Prepared, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
+        """All rows of a statement that changes nothing, or locks at most."""
+        connection = self._connection or self.connected()
+        if self._driver is None:
+            return self.read(statement.statement, parameters).all()
+        try:
+            return statement.run(self._driver, parameters).fetchall()
+        except psycopg.Error as error:
+            raise self._broken_by(error, connection) from error
+
+    def touch(self, statement: Prepared, parameters: Mapping[str, Any]) -> int:
+        """Run a statement that changes rows, within the transaction; gives their number."""
         connection = self.begun()
         try:
-            return connection.execute(statement, parameters)
+            if self._driver is None:
+                return connection.execute(statement.statement, parameters).rowcount
+            return statement.run(self._driver, parameters).rowcount
         except SQLAlchemyError as error:
             raise fault(error) from error
+        except psycopg.Error as error:
+            raise self._broken_by(error, connection) from error
+
+    def _broken_by(self, error: psycopg.Error, connection: Connection) -> HubError:
+        """What a fault means that came past SQLAlchemy, which must know of a lost connection."""
+        is_lost = self._driver is not None and bool(self._driver.closed)
+        if is_lost and not connection.invalidated:
+            connection.invalidate(error)
+        return driver_fault(error, is_lost=is_lost)
+
+    @property
+    def session(self) -> Session:
+        """A Session in this very transaction, for a service's own models.
+
+        `commit()` flushes it and ends it; nothing else may commit it. The transaction begins.
+        """
+        connection = self.begun()
+        if self._session is None:
+            self._session = Session(connection, join_transaction_mode="control_fully")
+        return self._session
 
     def connected(self) -> Connection:
         """The connection, taken from the pool at the first use."""
@@ -143,14 +179,25 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
     def _connect(self) -> Connection:
         with self.faults():
             if self._joined is None:
-                self._session = Session(self._manager.lazy_engine)
+                self._connection = self._manager.lazy_engine.connect()
+                self._driver = self._driver_of(self._connection)
             else:
-                self._session = Session(
-                    self._connection_of(self._joined), join_transaction_mode="create_savepoint"
-                )
+                connection = self._connection_of(self._joined)
+                self._session = Session(connection, join_transaction_mode="create_savepoint")
+                self._connection = self._session.connection()
                 self._has_begun = True
-            self._connection = self._session.connection()
         return self._connection
+
+    @staticmethod
+    def _driver_of(connection: Connection) -> psycopg.Connection[Any] | None:
+        """psycopg's own connection, unless somebody traces or logs what SQLAlchemy executes."""
+        listeners = connection.dispatch
+        if listeners.before_cursor_execute or listeners.after_cursor_execute:
+            return None
+        if _STATEMENTS.isEnabledFor(logging.INFO):
+            return None
+        driver = connection.connection.driver_connection
+        return driver if isinstance(driver, psycopg.Connection) else None
 
     def _connection_of(self, joined: Session | Connection) -> Connection:
         if isinstance(joined, Connection):
@@ -180,11 +227,12 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
             connection.exec_driver_sql("BEGIN")
 
     def _commit(self) -> None:
-        if self._session is None:
-            return
         try:
             with self.faults():
-                self._session.commit()
+                if self._session is not None:
+                    self._session.commit()
+                elif self._connection is not None:
+                    self._connection.commit()
         finally:
             self._leave()
 
@@ -193,11 +241,13 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
 
     def _leave(self) -> None:
         """Give the connection back, rolled back if it was not committed."""
-        session, self._session, self._connection = self._session, None, None
-        if session is None:
-            return
+        session, self._session = self._session, None
+        connection, self._connection, self._driver = self._connection, None, None
         try:
-            session.close()
+            if session is not None:
+                session.close()
+            if connection is not None and self._joined is None:
+                connection.close()
         except DBAPIError as error:
             # The server rolls back what a lost connection had begun.
             if not error.connection_invalidated:

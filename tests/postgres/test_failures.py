@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import URL
+from sqlalchemy import URL, event
 
 from integration_hub import (
     DatabaseConnectionManager,
@@ -19,11 +21,13 @@ from integration_hub import (
     Ok,
     PoolExhausted,
     PoolSettings,
+    PostgresUnitOfWork,
     QueryTimeout,
     SerializationConflict,
     UnitOfWork,
     ValidationError,
 )
+from integration_hub.sql.models import IntegrationRow
 from integration_hub.testing import IntegrationFactory
 from integration_hub.testing.postgres import (
     control_server,
@@ -138,6 +142,88 @@ def test_run_gives_up_after_its_attempts(hub_postgres: Hub) -> None:
     outcome = hub_postgres.run(operation, attempts=2)
     assert not outcome.is_ok
     assert len(tries) == 2
+
+
+def cut_connections(url: URL) -> None:
+    """End every other connection to the database, as an administrator or a fail-over would."""
+    admin = DatabaseConnectionManager(url, application_name="admin")
+    admin.query(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    left = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database()"
+    deadline = time.monotonic() + 10
+    while admin.query(left).rows != [{"n": 1}]:
+        assert time.monotonic() < deadline
+    admin.close()
+
+
+@pytest.mark.parametrize(
+    "moment", ["read", "first write", "write", "savepoint", "commit", "stream"]
+)
+def test_a_connection_that_is_cut_is_told_and_the_next_one_works(
+    hub_postgres: Hub, hub_postgres_url: URL, moment: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with hub_postgres.unit_of_work() as uow:
+        item = uow.integrations.add(IntegrationFactory(name="kept"))
+        uow.commit()
+    calls: dict[str, Callable[[UnitOfWork], object]] = {
+        "read": lambda uow: uow.integrations.get(item.id),
+        "first write": lambda uow: uow.integrations.add(IntegrationFactory()),
+        "write": lambda uow: uow.integrations.add(IntegrationFactory()),
+        "savepoint": lambda uow: uow.savepoint().__enter__(),
+        "commit": lambda uow: uow.commit(),
+        "stream": lambda uow: list(uow.integrations.stream()),
+    }
+    with hub_postgres.unit_of_work() as uow:
+        uow.integrations.count()
+        if moment not in ("read", "first write"):
+            uow.integrations.save(item.rename("lost"))
+        cut_connections(hub_postgres_url)
+        with pytest.raises(DatabaseUnavailable) as told:
+            calls[moment](uow)
+    assert told.value.is_retryable
+    with hub_postgres.unit_of_work() as uow:
+        assert [each.name for each in uow.integrations.find()] == ["kept"]
+    assert "Traceback" not in caplog.text
+
+
+def test_who_listens_to_statements_or_logs_them_hears_all(
+    hub_postgres_url: URL, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = DatabaseConnectionManager(hub_postgres_url)
+    heard: list[str] = []
+
+    def walk() -> None:
+        with PostgresUnitOfWork(manager) as uow:
+            item = uow.integrations.add(IntegrationFactory())
+            uow.integrations.save(uow.integrations.get(item.id).with_tags("t"))
+            assert uow.integrations.count() == 1
+
+    walk()
+    event.listen(manager.lazy_engine, "before_cursor_execute", lambda *call: heard.append(call[2]))
+    walk()
+    assert [sql.split()[0] for sql in heard] == ["BEGIN", "INSERT", "SELECT", "UPDATE", "SELECT"]
+    manager.close()
+    other = manager = DatabaseConnectionManager(hub_postgres_url)
+    caplog.set_level(logging.INFO, "sqlalchemy.engine.Engine")
+    walk()
+    assert "UPDATE integrations" in caplog.text
+    other.close()
+
+
+def test_a_session_of_ours_shares_the_transaction(hub_postgres: Hub) -> None:
+    for kept in (False, True):
+        with hub_postgres.unit_of_work() as uow:
+            assert isinstance(uow, PostgresUnitOfWork)
+            parent = uow.integrations.add(IntegrationFactory(name="ours"))
+            row = uow.session.get_one(IntegrationRow, parent.id)
+            row.description = "by the model"
+            if kept:
+                uow.commit()
+        with hub_postgres.unit_of_work() as uow:
+            found = [(item.name, item.description) for item in uow.integrations.find()]
+        assert found == ([("ours", "by the model")] if kept else [])
 
 
 def test_a_restart_of_the_server_is_survived() -> None:

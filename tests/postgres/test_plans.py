@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 import pytest
@@ -17,8 +17,7 @@ from integration_hub import (
     SyncJobFilter,
     WebhookFilter,
 )
-from integration_hub.ports.query import Cursor
-from integration_hub.sql.filtering import beyond
+from integration_hub.ports.query import NEWEST_FIRST, Cursor
 from integration_hub.testing.postgres import temporary_database
 
 ROWS = 50_000
@@ -55,8 +54,11 @@ FILL = (
 )
 
 
+Filled: TypeAlias = tuple[Hub, Connection]
+
+
 @pytest.fixture(scope="module")
-def filled(hub_postgres_server: URL) -> Iterator[tuple[Hub, Connection]]:
+def filled(hub_postgres_server: URL) -> Iterator[Filled]:
     with temporary_database(hub_postgres_server) as url, Hub.from_url(url) as hub:
         hub.schema.upgrade()
         engine = create_engine(url)
@@ -69,18 +71,14 @@ def filled(hub_postgres_server: URL) -> Iterator[tuple[Hub, Connection]]:
         engine.dispose()
 
 
-def _find(kind: str, filter: Any, limit: int | None = None, sort: Any = None) -> Any:
-    def statement(uow: Any) -> Any:
-        found = getattr(uow, kind)._sorted(filter, sort or Sort("created_at", "desc"))
-        return found if limit is None else found.limit(limit)
-
-    return statement
+def _find(kind: str, filter: Any, limit: int | None = None, sort: Sort = NEWEST_FIRST) -> Any:
+    return lambda uow: getattr(uow, kind).find(filter, sort=sort, limit=limit)
 
 
 def _deep_scroll(uow: Any) -> Any:
-    repository, sort = uow.integrations, Sort("created_at", "desc")
     place = Cursor(START + timedelta(seconds=ROWS // 2), SOME_ID)
-    return repository._sorted(None, sort).where(beyond(repository._table, sort, place)).limit(51)
+    after = place.encode(IntegrationFilter(), NEWEST_FIRST)
+    return uow.integrations.scroll(sort=NEWEST_FIRST, after=after)
 
 
 PLANS = {
@@ -95,9 +93,7 @@ PLANS = {
     "ix_webhooks_tags": _find("webhooks", WebhookFilter(tags_all=["t7"])),
     "ix_webhooks_tenant_id_created_at_id": _find("webhooks", None, 50),
     "uq_webhooks_integration_id_name": _find("webhooks", WebhookFilter(integration_id=SOME_ID)),
-    "ix_sync_jobs_due": lambda uow: uow.sync_jobs.due_statement(START + timedelta(hours=1)).limit(
-        100
-    ),
+    "ix_sync_jobs_due": lambda uow: uow.sync_jobs.due(START + timedelta(hours=1)),
     "ix_sync_jobs_tenant_id_status": _find("sync_jobs", SyncJobFilter(failed=True)),
     "ix_sync_jobs_tags": _find("sync_jobs", SyncJobFilter(tags_any=["t7"])),
     "ix_sync_jobs_tenant_id_created_at_id": _find("sync_jobs", None, 50),
@@ -106,22 +102,25 @@ PLANS = {
 
 
 @pytest.mark.parametrize("index", PLANS)
-def test_the_plan_uses_the_index_meant_for_it(filled: tuple[Hub, Connection], index: str) -> None:
+@pytest.mark.parametrize("plan", ["custom", "generic"])
+def test_the_plan_uses_the_index_meant_for_it(filled: Filled, index: str, plan: str) -> None:
+    """With the values known, and, as for a statement that is prepared, with none of them."""
     hub, connection = filled
-    with hub.unit_of_work() as uow:
-        statement = PLANS[index](uow)
-    # The statement goes out as it is, with its parameters, behind the word EXPLAIN.
-    event.listen(connection, "before_cursor_execute", _explain, retval=True)
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    def listen(_: object, __: object, sql: str, parameters: Any, *rest: object) -> None:
+        asked.append((sql, parameters))
+
+    engine = hub._store.manager.lazy_engine  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
+    event.listen(engine, "before_cursor_execute", listen)
     try:
-        answer: Any = connection.execute(statement)
-        rows = answer.cursor.fetchall()
+        with hub.unit_of_work() as uow:
+            PLANS[index](uow)
     finally:
-        event.remove(connection, "before_cursor_execute", _explain)
-    plan = "\n".join(row[0] for row in rows)
-    assert index in plan, plan
-
-
-def _explain(
-    connection: object, cursor: object, sql: str, parameters: Any, context: object, many: bool
-) -> tuple[str, Any]:
-    return f"EXPLAIN {sql}", parameters
+        event.remove(engine, "before_cursor_execute", listen)
+    sql, parameters = asked[-1]  # the first ones are about the schema
+    driver: Any = connection.connection.driver_connection
+    driver.execute(f"SET plan_cache_mode = force_{plan}_plan")
+    rows = driver.execute(f"EXPLAIN {sql}", parameters, prepare=True).fetchall()
+    told = "\n".join(row[0] for row in rows)
+    assert index in told, told
