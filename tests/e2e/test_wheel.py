@@ -6,6 +6,8 @@ Needs the package index, so it runs in an environment of its own: ``tox -e wheel
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -84,6 +86,17 @@ def test_a_service_goes_up_runs_the_demo_and_goes_down(
     server: URL = request.getfixturevalue("hub_postgres_server")
     with temporary_database(server) as database:
         go(database.render_as_string(hide_password=False))
+
+
+def test_a_service_tests_itself_with_the_kit(wheel: Path, tmp_path: Path) -> None:
+    service = tmp_path / "service"
+    shutil.copytree(CHECKOUT / "tests" / "e2e" / "sample_service", service)
+    venv.create(tmp_path / "venv", with_pip=True)
+    bin = tmp_path / "venv" / "bin"
+    run([bin / "pip", "install", "-q", f"{wheel}[testing]", service], tmp_path)
+    shown = run([bin / "pytest", "-q", "-p", "no:cacheprovider"], service)
+    assert re.search(r"^(\d+) passed in", shown, re.MULTILINE), shown
+    assert "skipped" not in shown
 
 
 def test_a_service_keeps_both_in_one_history(
