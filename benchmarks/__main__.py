@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import growth
+import http_client
 import memory
 import operations
 import stores
@@ -22,6 +23,7 @@ from sqlalchemy import URL
 from integration_hub import DatabaseConnectionManager, Hub
 from integration_hub.testing.postgres import postgres_server, temporary_database
 
+PACKAGES = ("sqlalchemy", "psycopg", "advanced-alchemy", "requests", "urllib3", "httpx")
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 
 
@@ -37,6 +39,7 @@ BENCHMARKS: dict[str, Callable[[URL], str]] = {
     "operations": of_operations,
     "growth": growth.run,
     "stores": stores.run,
+    "http": http_client.run,
 }
 
 
@@ -45,9 +48,7 @@ def where(server: URL) -> str:
     manager = DatabaseConnectionManager(server)
     postgres = manager.health().database_version
     manager.close()
-    packages = ", ".join(
-        f"{name} {version(name)}" for name in ("sqlalchemy", "psycopg", "advanced-alchemy")
-    )
+    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     python = f"Python {platform.python_version()}"
     return f"{datetime.now(UTC):%Y-%m-%d}, 2 cores, {postgres}, {python}, {packages}"
 

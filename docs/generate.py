@@ -14,7 +14,7 @@ from pathlib import Path
 from sqlalchemy import Column, Index, Table, UniqueConstraint
 from sqlalchemy.dialects import postgresql
 
-from integration_hub import HubError, Integration, SyncJob, Webhook
+from integration_hub import HubError, Integration, StatusError, SyncJob, Webhook
 from integration_hub.sql.models import metadata
 
 DOCS = Path(__file__).parent
@@ -96,6 +96,8 @@ def errors() -> Iterator[str]:
     for depth, kind in below(HubError, 0):
         summary = (kind.__doc__ or "").strip().partition("\n\n")[0].replace("\n    ", " ")
         again = "yes" if kind.is_retryable else "no"
+        if kind is StatusError:
+            again = "some statuses"
         indent = "&emsp;" * depth
         yield f"| {indent}`{kind.__name__}` | `{kind.code}` | {again} | {summary} |"
 

@@ -1,7 +1,8 @@
 """integration_hub: integrations, webhooks and sync jobs, kept safely for other services.
 
 The face of the package: every public name, and nothing else. `integration_hub.database` has
-`migrations_path`; `integration_hub.testing` is what a service's own tests import.
+`migrations_path`; `integration_hub.http` has every part of the HTTP client, page strategies too;
+`integration_hub.testing` is what a service's own tests import.
 """
 
 from integration_hub.database.engine import (
@@ -13,9 +14,13 @@ from integration_hub.database.health import Health, PoolFigures, SchemaRevision
 from integration_hub.database.mock import MockDatabaseConnection
 from integration_hub.database.schema import DatabaseSchemaManager
 from integration_hub.domain.errors import (
+    CircuitOpen,
+    ConnectionFailed,
     DatabaseUnavailable,
+    DecodeError,
     DuplicateId,
     DuplicateName,
+    HttpError,
     HubError,
     IntegrationNotFound,
     InvalidCursor,
@@ -25,11 +30,18 @@ from integration_hub.domain.errors import (
     NotFound,
     PoolExhausted,
     QueryTimeout,
+    RateLimited,
+    ResponseTooLarge,
+    RetriesExhausted,
     SchemaOutOfDate,
     SerializationConflict,
     StaleVersion,
+    StatusError,
     StorageError,
     SyncJobNotFound,
+    TimedOut,
+    TooManyPages,
+    TooManyRedirects,
     UnitOfWorkClosed,
     ValidationError,
     WebhookNotFound,
@@ -39,6 +51,24 @@ from integration_hub.domain.result import Err, Ok, Result
 from integration_hub.domain.schedule import Schedule, ScheduleKind
 from integration_hub.domain.sync_job import SyncDirection, SyncJob, SyncJobStatus
 from integration_hub.domain.webhook import Webhook, WebhookStatus
+from integration_hub.http import (
+    ApiKeyAuth,
+    Backoff,
+    BasicAuth,
+    BearerAuth,
+    CircuitBreaker,
+    HttpClient,
+    HttpClientFactory,
+    HttpRequest,
+    HttpResponse,
+    Interceptor,
+    Limits,
+    OAuth2ClientCredentials,
+    RateLimit,
+    RetryBudget,
+    RetryPolicy,
+    Timeout,
+)
 from integration_hub.hub import Hub, UnitOfWorkFactory
 from integration_hub.memory.repositories import (
     InMemoryIntegrationRepository,
@@ -77,17 +107,30 @@ from integration_hub.sql.unit_of_work import PostgresUnitOfWork, SqliteUnitOfWor
 
 __all__ = [
     "EVERY_TENANT",
+    "ApiKeyAuth",
+    "Backoff",
+    "BasicAuth",
+    "BearerAuth",
+    "CircuitBreaker",
+    "CircuitOpen",
     "Clock",
+    "ConnectionFailed",
     "Cursor",
     "CursorPage",
     "DatabaseConnectionManager",
     "DatabaseSchemaManager",
     "DatabaseUnavailable",
+    "DecodeError",
     "DuplicateId",
     "DuplicateName",
     "Err",
     "Filter",
     "Health",
+    "HttpClient",
+    "HttpClientFactory",
+    "HttpError",
+    "HttpRequest",
+    "HttpResponse",
     "Hub",
     "HubError",
     "HubSettings",
@@ -100,12 +143,15 @@ __all__ = [
     "IntegrationNotFound",
     "IntegrationRepository",
     "IntegrationStatus",
+    "Interceptor",
     "InvalidCursor",
     "InvalidSchedule",
     "InvalidSort",
     "InvalidTransition",
+    "Limits",
     "MockDatabaseConnection",
     "NotFound",
+    "OAuth2ClientCredentials",
     "Ok",
     "Page",
     "PageRequest",
@@ -118,7 +164,13 @@ __all__ = [
     "PostgresWebhookRepository",
     "QueryResult",
     "QueryTimeout",
+    "RateLimit",
+    "RateLimited",
+    "ResponseTooLarge",
     "Result",
+    "RetriesExhausted",
+    "RetryBudget",
+    "RetryPolicy",
     "Schedule",
     "ScheduleKind",
     "SchemaOutOfDate",
@@ -130,6 +182,7 @@ __all__ = [
     "SqliteUnitOfWork",
     "SqliteWebhookRepository",
     "StaleVersion",
+    "StatusError",
     "StorageError",
     "SyncDirection",
     "SyncJob",
@@ -138,6 +191,10 @@ __all__ = [
     "SyncJobRepository",
     "SyncJobStatus",
     "SystemClock",
+    "TimedOut",
+    "Timeout",
+    "TooManyPages",
+    "TooManyRedirects",
     "UnitOfWork",
     "UnitOfWorkClosed",
     "UnitOfWorkFactory",

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
+from uuid import UUID
 
 from sqlalchemy import URL, Connection
 from sqlalchemy.orm import Session
@@ -19,7 +20,11 @@ from integration_hub.database.engine import DatabaseConnectionManager, PoolSetti
 from integration_hub.database.health import Health, SchemaRevision
 from integration_hub.database.schema import DatabaseSchemaManager
 from integration_hub.domain.errors import HubError, ValidationError
+from integration_hub.domain.integration import Integration
 from integration_hub.domain.result import Result
+from integration_hub.http.client import HttpClient
+from integration_hub.http.factory import HttpClientFactory
+from integration_hub.http.options import HttpOptions, Proxies
 from integration_hub.memory.store import MemoryStore
 from integration_hub.memory.unit_of_work import MemoryUnitOfWork
 from integration_hub.ports.clock import Clock, SystemClock
@@ -203,10 +208,14 @@ class Hub:
     Safe to share between threads; one per process and database is enough.
     """
 
-    def __init__(self, store: Store, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self, store: Store, *, clock: Clock | None = None, proxies: Proxies | None = None
+    ) -> None:
         self._store = store
         self._factory = UnitOfWorkFactory(store, clock=clock)
         self._manager = UnitOfWorkManager(self._factory)
+        self._proxies = proxies
+        self._clients = HttpClientFactory(proxies=proxies)
 
     @classmethod
     def from_url(
@@ -217,7 +226,8 @@ class Hub:
         ``sqlite://`` is a file of its own that goes with `close()`. No connection is made yet.
         Raises `ValidationError` for another database.
         """
-        return cls(_store_for(url, settings), clock=clock)
+        proxies = None if settings is None else settings.proxies()
+        return cls(_store_for(url, settings), clock=clock, proxies=proxies)
 
     @classmethod
     def from_settings(cls, settings: HubSettings, *, clock: Clock | None = None) -> Hub:
@@ -260,12 +270,39 @@ class Hub:
         """Run `operation(uow)` and commit; see `UnitOfWorkManager.run`."""
         return self._manager.run(operation, tenant=tenant, actor=actor, attempts=attempts)
 
+    def http(
+        self, integration: Integration | UUID | str, /, *, tenant: str = "default", **options: Any
+    ) -> HttpClient:
+        """The client for an integration's system, as its ``config["http"]`` has it.
+
+        `integration` is the object, or its id or name in the tenant. The unit of work that looks it
+        up is closed before this returns, so that none is open while there is traffic. Each version
+        of an integration has one client, shared by threads; a changed integration gets a fresh one.
+        Options (`auth`, `interceptors`, `transport` …) are those of `HttpClient`; they make a
+        client of the caller's own, who closes it. Raises `IntegrationNotFound`, and
+        `ValidationError` for a config that can't be used.
+        """
+        found = self._looked_up(integration, tenant)
+        arguments = HttpOptions.from_config(found.config).arguments()
+        if options:
+            return HttpClient(**{"proxies": self._proxies, **arguments, **options})
+        return self._clients.current(str(found.id), (found.tenant, found.version), **arguments)
+
+    def _looked_up(self, integration: Integration | UUID | str, tenant: Tenant) -> Integration:
+        if isinstance(integration, Integration):
+            return integration
+        with self.unit_of_work(tenant=tenant) as uow:
+            if isinstance(integration, UUID):
+                return uow.integrations.get(integration)
+            return uow.integrations.get_by_name(integration)
+
     def health(self) -> Health:
         """How the store is, with its latency, version, pool and schema; raises nothing."""
         return self._store.health()
 
     def close(self) -> None:
         """Close the connections. The hub can't be used afterwards."""
+        self._clients.close_all()
         self._store.close()
 
     def __enter__(self) -> Self:

@@ -1,18 +1,20 @@
 """The settings of a hub, and the only place that reads the environment.
 
-May import: `domain`, pydantic-settings.
+May import: `domain`, `http`, pydantic-settings.
 """
 
 from __future__ import annotations
 
 from datetime import timedelta
 from typing import Annotated
+from urllib.request import getproxies_environment
 
 import pydantic
 from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from integration_hub.domain.errors import ValidationError
+from integration_hub.http.options import Proxies
 
 _PREFIX = "HUB_"
 
@@ -48,6 +50,27 @@ class HubSettings(BaseSettings):
     #: Refuse to work on a schema that does not fit the code. Off for a service that keeps our
     #: tables in its own migration history, where our version table does not exist.
     check_schema: bool = True
+    #: Proxies of the HTTP clients: of our own, or what other programs go by (``HTTPS_PROXY`` …).
+    http_proxy: SecretStr | None = None
+    https_proxy: SecretStr | None = None
+    no_proxy: str = ""
+    use_proxies_of_the_environment: bool = False
+
+    def proxies(self) -> Proxies:
+        """The proxies that were chosen; the environment is read here and now, once."""
+        if self.use_proxies_of_the_environment:
+            found = getproxies_environment()
+            hosts = _hosts(found.get("no", ""))
+            return Proxies(found.get("http"), found.get("https"), hosts)
+        http, https = (
+            None if each is None else each.get_secret_value()
+            for each in (self.http_proxy, self.https_proxy)
+        )
+        return Proxies(http, https, _hosts(self.no_proxy))
+
+
+def _hosts(listed: str) -> tuple[str, ...]:
+    return tuple(host.strip() for host in listed.split(",") if host.strip())
 
 
 def settings_of_the_environment() -> HubSettings:

@@ -19,18 +19,31 @@ sessions, so that any layer may raise them; no message and no field holds a secr
     ├─ DuplicateId                an id that is taken
     ├─ StaleVersion               somebody else changed it first
     ├─ UnitOfWorkClosed           a unit of work that has ended
-    └─ StorageError               the database said no
-        ├─ DatabaseUnavailable    (retryable)
-        ├─ SerializationConflict  (retryable)
-        ├─ PoolExhausted          (retryable)
-        ├─ QueryTimeout
-        └─ SchemaOutOfDate
+    ├─ StorageError               the database said no
+    │   ├─ DatabaseUnavailable    (retryable)
+    │   ├─ SerializationConflict  (retryable)
+    │   ├─ PoolExhausted          (retryable)
+    │   ├─ QueryTimeout
+    │   └─ SchemaOutOfDate
+    └─ HttpError                  another system did not answer as it should
+        ├─ ConnectionFailed       (retryable)
+        ├─ TimedOut               (retryable)
+        ├─ TooManyRedirects
+        ├─ ResponseTooLarge
+        ├─ StatusError            (retryable for some)
+        ├─ DecodeError
+        ├─ RateLimited            (retryable)
+        ├─ CircuitOpen            (retryable)
+        ├─ RetriesExhausted
+        └─ TooManyPages
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, ClassVar, Literal, TypeAlias
 from uuid import UUID
 
 _SHOWN = 80  # characters of a refused value that a message repeats
@@ -59,7 +72,7 @@ class HubError(Exception):
     """
 
     code: ClassVar[str] = "hub_error"
-    is_retryable: ClassVar[bool] = False
+    is_retryable: bool = False
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -257,3 +270,168 @@ class SchemaOutOfDate(StorageError):
         super().__init__(message)
         self.current = current
         self.head = head
+
+
+Phase: TypeAlias = Literal["pool", "connect", "read", "total"]
+"""What a time limit was for: a free connection, a new one, an answer's next bytes, or all of it."""
+
+
+class HttpError(HubError):
+    """Another system did not answer as it should. `url` has no query and no credentials."""
+
+    code = "http_error"
+
+    def __init__(self, message: str, *, method: str, url: str) -> None:
+        super().__init__(f"{method} {url}: {message}")
+        self.method = method
+        self.url = url
+
+
+class ConnectionFailed(HttpError):
+    """No connection, or one that broke; `was_sent` says whether the request may have arrived."""
+
+    code = "connection_failed"
+    is_retryable = True
+
+    def __init__(self, reason: str, *, method: str, url: str, was_sent: bool) -> None:
+        super().__init__(reason, method=method, url=url)
+        self.was_sent = was_sent
+
+
+class TimedOut(HttpError):
+    """A time limit passed; `phase` says which, `limit` how long it was."""
+
+    code = "timed_out"
+    is_retryable = True
+
+    def __init__(
+        self, phase: Phase, limit: timedelta, *, method: str, url: str, was_sent: bool
+    ) -> None:
+        seconds = f"{limit.total_seconds():g} s"
+        super().__init__(f"no answer within {seconds} ({phase})", method=method, url=url)
+        self.phase = phase
+        self.limit = limit
+        self.was_sent = was_sent
+
+
+class TooManyRedirects(HttpError):
+    """The other system sent the request on and on."""
+
+    code = "too_many_redirects"
+
+    def __init__(self, most: int, *, method: str, url: str) -> None:
+        super().__init__(f"redirected more than {most} times", method=method, url=url)
+        self.most = most
+
+
+class ResponseTooLarge(HttpError):
+    """The body, decoded, has more bytes than the client takes."""
+
+    code = "response_too_large"
+
+    def __init__(self, limit: int, *, method: str, url: str) -> None:
+        message = f"the body has more than {limit:,} bytes; raise Limits.max_response_bytes"
+        super().__init__(message, method=method, url=url)
+        self.limit = limit
+
+
+class StatusError(HttpError):
+    """An answer that is no success; `body` has its first 1,024 characters.
+
+    `retry_after` is what the other system asked for, uncapped; it is None where it asked nothing.
+    """
+
+    code = "status_error"
+
+    def __init__(
+        self,
+        status: int,
+        *,
+        method: str,
+        url: str,
+        is_retryable: bool = False,
+        body: str = "",
+        retry_after: timedelta | None = None,
+        request_id: str | None = None,
+        note: str = "",
+    ) -> None:
+        words = f"status {status}{f' ({note})' if note else ''}"
+        super().__init__(words, method=method, url=url)
+        self.is_retryable = is_retryable
+        self.status = status
+        self.body = body
+        self.retry_after = retry_after
+        self.request_id = request_id
+
+
+class DecodeError(HttpError):
+    """A body that is not what was asked for; `where` is the place in the document."""
+
+    code = "decode_error"
+
+    def __init__(self, where: str, problem: str, *, method: str, url: str) -> None:
+        super().__init__(f"the body at {where or 'its top'}: {problem}", method=method, url=url)
+        self.where = where
+        self.problem = problem
+
+
+class RateLimited(HttpError):
+    """The client's own rate limit would make the request wait longer than its time limit."""
+
+    code = "rate_limited"
+    is_retryable = True
+
+    def __init__(self, wait: timedelta, *, method: str, url: str) -> None:
+        seconds = wait.total_seconds()
+        super().__init__(
+            f"its turn comes in {seconds:.3g} s, after its time limit", method=method, url=url
+        )
+        self.wait = wait
+
+
+class CircuitOpen(HttpError):
+    """The other system failed so often that it is left alone for `wait`."""
+
+    code = "circuit_open"
+    is_retryable = True
+
+    def __init__(self, wait: timedelta, *, method: str, url: str) -> None:
+        seconds = wait.total_seconds()
+        super().__init__(f"left alone for {seconds:.3g} s after failures", method=method, url=url)
+        self.wait = wait
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try of a request: its number from 1, why it failed, and the wait that followed it."""
+
+    number: int
+    cause: HttpError
+    wait: timedelta
+
+
+class RetriesExhausted(HttpError):
+    """Every try failed; `attempts` lists them, `last` is the last one's error."""
+
+    code = "retries_exhausted"
+
+    def __init__(self, attempts: Iterable[Attempt], reason: str, *, method: str, url: str) -> None:
+        self.attempts = tuple(attempts)
+        self.last = self.attempts[-1].cause
+        causes = ", ".join(each.cause.code for each in self.attempts)
+        tries = f"{len(self.attempts)} {'try' if len(self.attempts) == 1 else 'tries'}"
+        super().__init__(
+            f"gave up after {tries} ({causes}): {reason}; last: {self.last.message}",
+            method=method,
+            url=url,
+        )
+
+
+class TooManyPages(HttpError):
+    """A list goes on after the most pages that were asked for."""
+
+    code = "too_many_pages"
+
+    def __init__(self, most: int, *, method: str, url: str) -> None:
+        super().__init__(f"more than {most:,} pages; raise max_pages", method=method, url=url)
+        self.most = most

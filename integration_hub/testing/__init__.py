@@ -6,5 +6,12 @@ May import everything. `contracts` are suites to subclass; the pytest plugin giv
 
 from integration_hub.testing.clock import ManualClock
 from integration_hub.testing.factories import IntegrationFactory, SyncJobFactory, WebhookFactory
+from integration_hub.testing.http import ScriptedTransport
 
-__all__ = ["IntegrationFactory", "ManualClock", "SyncJobFactory", "WebhookFactory"]
+__all__ = [
+    "IntegrationFactory",
+    "ManualClock",
+    "ScriptedTransport",
+    "SyncJobFactory",
+    "WebhookFactory",
+]

@@ -1,0 +1,54 @@
+"""The HTTP client for systems that nobody here controls: errors are values, every wait has a bound.
+
+May import: `domain`, requests, urllib3, pydantic.
+"""
+
+from integration_hub.http.client import HttpClient
+from integration_hub.http.factory import HttpClientFactory
+from integration_hub.http.guards import CircuitBreaker, RateLimit
+from integration_hub.http.interceptors import (
+    ApiKeyAuth,
+    BasicAuth,
+    BearerAuth,
+    Interceptor,
+    LoggingInterceptor,
+    MetricsInterceptor,
+    OAuth2ClientCredentials,
+    RequestIdInterceptor,
+)
+from integration_hub.http.messages import HttpRequest, HttpResponse
+from integration_hub.http.options import HttpOptions, Limits, Proxies, Timeout, Tls
+from integration_hub.http.pagination import Cursor, LinkHeader, Offset, PageNumber
+from integration_hub.http.retry import Backoff, RetryBudget, RetryPolicy
+from integration_hub.http.transport import Transport, UrllibTransport
+
+__all__ = [
+    "ApiKeyAuth",
+    "Backoff",
+    "BasicAuth",
+    "BearerAuth",
+    "CircuitBreaker",
+    "Cursor",
+    "HttpClient",
+    "HttpClientFactory",
+    "HttpOptions",
+    "HttpRequest",
+    "HttpResponse",
+    "Interceptor",
+    "Limits",
+    "LinkHeader",
+    "LoggingInterceptor",
+    "MetricsInterceptor",
+    "OAuth2ClientCredentials",
+    "Offset",
+    "PageNumber",
+    "Proxies",
+    "RateLimit",
+    "RequestIdInterceptor",
+    "RetryBudget",
+    "RetryPolicy",
+    "Timeout",
+    "Tls",
+    "Transport",
+    "UrllibTransport",
+]

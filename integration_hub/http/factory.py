@@ -1,0 +1,84 @@
+"""Clients by name: one for each system, so that each has one pool, one budget and one breaker.
+
+May import: `domain`, `client`, `options`.
+"""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+from typing import Any, Self
+
+from integration_hub.domain.errors import ValidationError
+from integration_hub.http.client import HttpClient
+
+
+class HttpClientFactory:
+    """Makes clients by name when they are first asked for; safe to share between threads.
+
+    ``HttpClientFactory(timeout=20).register("crm", base_url="https://crm.example.com")``: the
+    options of a name are those of an `HttpClient`, over the defaults of the factory.
+    """
+
+    def __init__(self, **defaults: Any) -> None:
+        self._defaults = defaults
+        self._options: dict[str, dict[str, Any]] = {}
+        self._clients: dict[str, HttpClient] = {}
+        self._versions: dict[str, object] = {}
+        self._lock = threading.Lock()
+
+    def register(self, name: str, /, **options: Any) -> Self:
+        """Say how the client of a name is made. Raises `ValidationError` if the name is taken."""
+        with self._lock:
+            if name in self._options:
+                raise ValidationError("name", name, "is registered already; choose another")
+            self._options[name] = options
+        return self
+
+    def get(self, name: str) -> HttpClient:
+        """The client of a name, always the same. Raises `ValidationError` for an unknown name."""
+        with self._lock:
+            if name not in self._options:
+                known = ", ".join(sorted(self._options)) or "none"
+                raise ValidationError("name", name, f"must be registered first; known: {known}")
+            if name not in self._clients:
+                self._clients[name] = self._made(self._options[name])
+            return self._clients[name]
+
+    def current(self, name: str, version: object, **options: Any) -> HttpClient:
+        """The client of a name and a version; a new version gets a fresh client.
+
+        The former one is closed: what it has under way ends, and its pool goes with it.
+        """
+        with self._lock:
+            former = self._clients.get(name)
+            if former is not None and self._versions.get(name) == version:
+                return former
+            self._clients[name] = client = self._made(options)
+            self._versions[name] = version
+        if former is not None:
+            former.close()
+        return client
+
+    def close_all(self) -> None:
+        """Close the connections of every client; a later `get` makes new clients."""
+        with self._lock:
+            clients = list(self._clients.values())
+            self._clients.clear()
+            self._versions.clear()
+        for client in clients:
+            client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close_all()
+
+    def _made(self, options: dict[str, Any]) -> HttpClient:
+        return HttpClient(**{**self._defaults, **options})

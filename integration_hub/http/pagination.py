@@ -1,0 +1,125 @@
+"""How lists that come in pages go on.
+
+May import: `domain`, `messages`, `urls`, requests (which reads ``Link`` headers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+from urllib.parse import urljoin
+
+from requests.utils import parse_header_links
+
+from integration_hub.domain.errors import ValidationError
+from integration_hub.http.messages import HttpResponse
+from integration_hub.http.urls import Params, query_pairs
+
+Place: TypeAlias = tuple[str, Params | None]
+"""Where a page is: its path or URL, and its parameters."""
+
+
+class PageStrategy(Protocol):
+    """Says where the first page is, and where the one after a page is (None after the last)."""
+
+    def first(self, params: Params | None) -> Params | None: ...
+    def following(self, response: HttpResponse[Any], place: Place) -> Place | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LinkHeader:
+    """The next page is the URL of ``Link: <…>; rel="next"`` (RFC 8288), as GitHub does it."""
+
+    rel: str = "next"
+
+    def first(self, params: Params | None) -> Params | None:
+        return params
+
+    def following(self, response: HttpResponse[Any], place: Place) -> Place | None:
+        header = response.headers.get("link")
+        for link in parse_header_links(header) if header else ():
+            if self.rel in link.get("rel", "").split():
+                return urljoin(response.url, link["url"]), None
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Each page holds the cursor of the next one, at a place such as ``meta.next_cursor``."""
+
+    at: str = "next_cursor"
+    param: str = "cursor"
+
+    def first(self, params: Params | None) -> Params | None:
+        return params
+
+    def following(self, response: HttpResponse[Any], place: Place) -> Place | None:
+        cursor = value_at(response, self.at)
+        if cursor is None or cursor == "":
+            return None
+        return place[0], _with(place[1], {self.param: str(cursor)})
+
+
+@dataclass(frozen=True, slots=True)
+class PageNumber:
+    """Pages are numbered from `start`; a page whose list, at `items`, is empty is the last."""
+
+    param: str = "page"
+    start: int = 1
+    items: str = ""
+
+    def first(self, params: Params | None) -> Params | None:
+        return _with(params, {self.param: str(self.start)})
+
+    def following(self, response: HttpResponse[Any], place: Place) -> Place | None:
+        if not list_at(response, self.items):
+            return None
+        number = int(dict(query_pairs(place[1]))[self.param])
+        return place[0], _with(place[1], {self.param: str(number + 1)})
+
+
+@dataclass(frozen=True, slots=True)
+class Offset:
+    """Pages are `size` items from an offset on; a page with fewer, at `items`, is the last."""
+
+    size: int
+    param: str = "offset"
+    size_param: str = "limit"
+    items: str = ""
+
+    def first(self, params: Params | None) -> Params | None:
+        return _with(params, {self.param: "0", self.size_param: str(self.size)})
+
+    def following(self, response: HttpResponse[Any], place: Place) -> Place | None:
+        if len(list_at(response, self.items)) < self.size:
+            return None
+        offset = int(dict(query_pairs(place[1]))[self.param])
+        return place[0], _with(place[1], {self.param: str(offset + self.size)})
+
+
+def value_at(response: HttpResponse[Any], place: str) -> Any:
+    """What stands in the body at a place such as ``meta.next``; None where nothing does."""
+    found = response.json()
+    for key in filter(None, place.split(".")):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
+
+
+def list_at(response: HttpResponse[Any], place: str) -> list[Any]:
+    """The list at a place of the body. Raises `DecodeError` where there is none."""
+    found = value_at(response, place)
+    if not isinstance(found, list):
+        raise response.undecodable(place, "must be a list, to say whether there are more pages")
+    return found
+
+
+def _with(params: Params | None, others: Mapping[str, str]) -> Params:
+    kept = [(name, value) for name, value in query_pairs(params) if name not in others]
+    return [*kept, *others.items()]
+
+
+def checked_strategy(strategy: object) -> None:
+    """Refuse a class where an object is meant: ``LinkHeader`` for ``LinkHeader()``."""
+    if isinstance(strategy, type) or not hasattr(strategy, "following"):
+        raise ValidationError("strategy", strategy, "must be an object such as LinkHeader()")

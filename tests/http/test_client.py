@@ -1,0 +1,648 @@
+"""What a client does when all is well: over real sockets, to a server that answers."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+import ssl
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, TypedDict
+from uuid import UUID
+
+import pydantic
+import pytest
+from pytest_httpserver import HTTPServer
+from urllib3.util import parse_url
+from werkzeug import Request, Response
+
+from integration_hub import (
+    ApiKeyAuth,
+    BasicAuth,
+    BearerAuth,
+    ConnectionFailed,
+    DecodeError,
+    Err,
+    HttpClient,
+    OAuth2ClientCredentials,
+    Ok,
+    RetryPolicy,
+    StatusError,
+    ValidationError,
+)
+from integration_hub.http import Backoff, Proxies, Tls
+from integration_hub.http.transport import needs_no_proxy
+from raw_server import Peer, Serve, answer
+
+
+@pytest.fixture
+def client(httpserver: HTTPServer) -> Iterator[HttpClient]:
+    with HttpClient(httpserver.url_for("/v1")) as client:
+        yield client
+
+
+def echo(request: Request) -> Response:
+    """What was asked, as JSON."""
+    told = {
+        "method": request.method,
+        "path": request.path,
+        "query": request.query_string.decode(),
+        "headers": dict(request.headers),
+        "body": request.get_data().decode("latin-1"),
+        "form": request.form.to_dict(flat=False),
+        "files": {name: file.read().decode() for name, file in request.files.items()},
+    }
+    return Response(json.dumps(told), content_type="application/json")
+
+
+@pytest.fixture
+def echoing(httpserver: HTTPServer, client: HttpClient) -> HttpClient:
+    httpserver.expect_request(re.compile(".*")).respond_with_handler(echo)
+    return client
+
+
+def asked(outcome: Any) -> Any:
+    assert isinstance(outcome, Ok), outcome
+    return outcome.value.json()
+
+
+# --- asking -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["get", "options", "post", "put", "patch", "delete"])
+def test_every_method_is_there(echoing: HttpClient, method: str) -> None:
+    assert asked(getattr(echoing, method)("contacts"))["method"] == method.upper()
+    assert asked(echoing.request(method.upper(), "contacts"))["path"] == "/v1/contacts"
+
+
+def test_head_has_no_content(echoing: HttpClient) -> None:
+    outcome = echoing.head("contacts")
+    assert isinstance(outcome, Ok)
+    assert (outcome.value.status, outcome.value.content) == (200, b"")
+
+
+@pytest.mark.parametrize("method", ["get", "G ET", "GET\r\n", ""])
+def test_what_is_no_method_is_refused(echoing: HttpClient, method: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        echoing.request(method, "/")
+    assert refused.value.field == "method"
+
+
+def test_a_query_is_encoded(echoing: HttpClient) -> None:
+    params = {"q": "a b&c=d/é", "tag": ["x", "y"], "none": None, "flag": True, "n": 1}
+    query = asked(echoing.get("contacts?page=1", params=params))["query"]
+    assert query == "page=1&q=a+b%26c%3Dd%2F%C3%A9&tag=x&tag=y&flag=true&n=1"
+
+
+def test_headers_are_merged_whatever_their_case(httpserver: HTTPServer) -> None:
+    httpserver.expect_request("/").respond_with_handler(echo)
+    client = HttpClient(httpserver.url_for("/"), headers={"X-Team": "a", "user-agent": "mine/1"})
+    headers = asked(client.get("/", headers={"x-team": "b", "X-More": "c"}))["headers"]
+    assert (headers["X-Team"], headers["X-More"], headers["User-Agent"]) == ("b", "c", "mine/1")
+
+
+def test_the_client_says_who_it_is(echoing: HttpClient) -> None:
+    assert asked(echoing.get("/"))["headers"]["User-Agent"].startswith("integration-hub/")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("X-A", "a\r\nX-Evil: 1"),
+        ("X-A", "a\nb"),
+        ("X-A", "a\x00b"),
+        ("X-A", "ħ"),
+        ("X A", "a"),
+        ("X-A\r\n", "a"),
+        ("", "a"),
+        ("X-A", 7),
+    ],
+)
+def test_a_header_that_would_break_out_is_refused_and_not_repeated(
+    echoing: HttpClient, name: str, value: Any
+) -> None:
+    with pytest.raises(ValidationError) as refused:
+        echoing.get("/", headers={name: value})
+    assert refused.value.field == "headers"
+    assert "Evil" not in refused.value.message
+
+
+def test_json_is_what_pydantic_can_serialize(echoing: HttpClient) -> None:
+    class Model(pydantic.BaseModel):
+        at: datetime
+
+    value = {"id": UUID(int=1), "model": Model(at=datetime(2026, 1, 1)), "é": None}  # noqa: DTZ001
+    told = asked(echoing.post("/", json=value))
+    assert told["headers"]["Content-Type"] == "application/json"
+    assert json.loads(told["body"].encode("latin-1")) == {
+        "id": "00000000-0000-0000-0000-000000000001",
+        "model": {"at": "2026-01-01T00:00:00"},
+        "é": None,
+    }
+    assert asked(echoing.post("/", json=None))["body"] == "null"
+    with pytest.raises(ValidationError):
+        echoing.post("/", json=object())
+
+
+def test_a_form_a_text_and_bytes(echoing: HttpClient) -> None:
+    form = asked(echoing.post("/", data={"a": "1 2", "b": ["x", "y"]}))
+    assert form["form"] == {"a": ["1 2"], "b": ["x", "y"]}
+    text = asked(echoing.post("/", content="é"))
+    assert text["body"] == "é".encode().decode("latin-1")
+    assert text["headers"]["Content-Type"] == "text/plain; charset=utf-8"
+    raw = asked(echoing.post("/", content=b"\x00\xff", headers={"Content-Type": "image/x"}))
+    assert (raw["body"], raw["headers"]["Content-Type"]) == ("\x00\xff", "image/x")
+
+
+def test_files_go_with_a_form(echoing: HttpClient) -> None:
+    files: dict[str, Any] = {
+        "plain": b"1",
+        "named": ("a.txt", b"2"),
+        "typed": ("b.csv", io.BytesIO(b"3"), "text/csv"),
+        "open": io.BytesIO(b"4"),
+    }
+    told = asked(echoing.post("/", data={"k": "v"}, files=files))
+    assert told["files"] == {"plain": "1", "named": "2", "typed": "3", "open": "4"}
+    assert told["form"] == {"k": ["v"]}
+    assert told["headers"]["Content-Type"].startswith("multipart/form-data; boundary=")
+
+
+def test_a_stream_goes_up_in_chunks_and_a_file_with_its_length(serve: Serve) -> None:
+    server = serve(lambda peer: peer.send(answer()))
+    client = HttpClient(server.url)
+    assert client.post("/", content=(part for part in [b"ab", b"cde"])).is_ok
+    assert client.post("/", content=io.BytesIO(b"abcde")).is_ok
+    chunked, whole = server.requests
+    assert b"Transfer-Encoding: chunked" in chunked
+    assert b"2\r\nab\r\n3\r\ncde\r\n0\r\n\r\n" in chunked
+    assert b"Content-Length: 5" in whole
+    assert whole.endswith(b"\r\n\r\nabcde")
+
+
+@pytest.mark.parametrize(
+    "bodies", [{"json": 1, "data": {}}, {"json": 1, "content": b""}, {"content": {"a": 1}}]
+)
+def test_a_body_is_given_in_one_way(echoing: HttpClient, bodies: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        echoing.post("/", **bodies)
+
+
+# --- where it goes ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "url"),
+    [
+        ("contacts", "/v1/contacts"),
+        ("/contacts", "/v1/contacts"),
+        ("//evil.test/x", "/v1/evil.test/x"),
+        ("\\\\evil.test/x", "/v1/%5C%5Cevil.test/x"),
+        ("@evil.test", "/v1/@evil.test"),
+        (":80/x", "/v1/:80/x"),
+        ("a%2Fb", "/v1/a%2Fb"),
+        ("é", "/v1/%C3%A9"),
+        ("a//b", "/v1/a//b"),
+        ("", "/v1"),
+        ("?q=1", "/v1?q=1"),
+        ("a#fragment", "/v1/a"),
+        (".hidden..x", "/v1/.hidden..x"),
+    ],
+)
+def test_a_path_stays_below_the_base(serve: Serve, path: str, url: str) -> None:
+    server = serve(lambda peer: peer.send(answer()))
+    assert HttpClient(f"{server.url}/v1/").get(path).is_ok
+    assert server.requests[0].split(b" ")[1].decode() == url
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../admin",
+        "a/../../admin",
+        "%2e%2e/admin",
+        "..%2fadmin",
+        "..\\admin",
+        "a b",
+        "a\r\nX: 1",
+        "http://evil.test/",
+        "https://crm.test.evil.test/",
+        "http://crm.test/",
+        "https://crm.test:444/",
+        "https://user:s3cr3t@crm.test/",
+        "ftp://crm.test/",
+        7,
+    ],
+)
+def test_a_path_that_leads_elsewhere_is_refused(path: Any) -> None:
+    with pytest.raises(ValidationError) as refused:
+        HttpClient("https://crm.test/v1").get(path)
+    assert refused.value.field == "path"
+    assert "s3cr3t" not in str(refused.value)
+
+
+def test_an_absolute_url_of_the_same_origin_is_taken(httpserver: HTTPServer) -> None:
+    httpserver.expect_request("/other").respond_with_json([1])
+    client = HttpClient(httpserver.url_for("/v1"))
+    assert asked(client.get(httpserver.url_for("/other"))) == [1]
+    assert asked(HttpClient().get(httpserver.url_for("/other"))) == [1]
+    with pytest.raises(ValidationError):
+        HttpClient().get("other")
+
+
+@pytest.mark.parametrize(
+    "base",
+    ["crm.test", "ftp://crm.test", "https://u:s3cr3t@crm.test", "https://crm.test?a=1", "x y"],
+)
+def test_a_base_that_is_none_is_refused(base: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        HttpClient(base)
+    assert refused.value.field == "base_url"
+    assert "s3cr3t" not in str(refused.value)
+
+
+# --- answers ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Contact:
+    id: int
+    email: str
+
+
+class Model(pydantic.BaseModel):
+    id: int
+
+
+class Dict(TypedDict):
+    id: int
+
+
+def test_a_response_tells_where_it_came_from(httpserver: HTTPServer, client: HttpClient) -> None:
+    httpserver.expect_request("/v1/x").respond_with_json({}, headers={"X-Request-Id": "r-1"})
+    outcome = client.get("x", params={"a": 1})
+    assert isinstance(outcome, Ok)
+    response = outcome.value
+    assert (response.status, response.attempts, response.request_id) == (200, 1, "r-1")
+    assert response.url == httpserver.url_for("/v1/x") + "?a=1"
+    assert response.headers["content-TYPE"] == "application/json"
+    assert timedelta(0) < response.elapsed < timedelta(seconds=10)
+    assert response.value is None
+
+
+def test_bodies_are_decoded_into_types(httpserver: HTTPServer, client: HttpClient) -> None:
+    httpserver.expect_request("/v1/one").respond_with_json({"id": 1, "email": "a@b"})
+    httpserver.expect_request("/v1/many").respond_with_json([{"id": 1, "email": "a@b"}])
+    assert client.get("one", into=Contact).unwrap().value == Contact(1, "a@b")
+    assert client.get("one", into=Model).unwrap().value.id == 1
+    assert client.get("many", into=list[Contact]).unwrap().value == [Contact(1, "a@b")]
+    either: pydantic.TypeAdapter[Model | list[Model]] = pydantic.TypeAdapter(Model | list[Model])
+    assert client.get("one", into=either).unwrap().value == Model(id=1)
+
+
+def test_a_document_that_does_not_fit_is_told_by_its_place(
+    httpserver: HTTPServer, client: HttpClient
+) -> None:
+    document = {"contacts": [{"id": 1, "email": "a"}, {"id": "s3cr3t", "email": "b"}]}
+    httpserver.expect_request("/v1/x").respond_with_json(document)
+    outcome = client.get("x", into=dict[str, list[Contact]])
+    assert isinstance(outcome, Err)
+    assert isinstance(outcome.error, DecodeError)
+    assert outcome.error.where == "contacts[1].id"
+    assert "s3cr3t" not in outcome.error.message
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "problem"),
+    [
+        (b"<html>", "text/html", "content type"),
+        (b"", "application/json", "empty"),
+        (b"{", "application/json", "JSON"),
+    ],
+)
+def test_what_is_no_json_is_a_decode_error(
+    httpserver: HTTPServer, client: HttpClient, content: bytes, kind: str, problem: str
+) -> None:
+    httpserver.expect_request("/v1/x").respond_with_data(content, content_type=kind)
+    outcome = client.get("x", into=Model)
+    assert isinstance(outcome, Err)
+    assert isinstance(outcome.error, DecodeError)
+    assert problem in outcome.error.problem
+    if kind == "application/json":
+        with pytest.raises(DecodeError):
+            client.get("x").unwrap().json()
+
+
+def test_an_empty_body_can_be_asked_for(httpserver: HTTPServer, client: HttpClient) -> None:
+    httpserver.expect_request("/v1/x").respond_with_data(b"", status=204)
+    either: pydantic.TypeAdapter[Model | None] = pydantic.TypeAdapter(Model | None)
+    assert client.delete("x", into=either).unwrap().value is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "text"),
+    [
+        ("application/json; charset=iso-8859-1", '"é"'.encode("latin-1"), '"é"'),
+        ("application/json", '"é"'.encode(), '"é"'),
+        ("application/vnd.api+json; charset=UTF-8", '"é"'.encode(), '"é"'),
+        ('application/json; charset="utf-16"', '"é"'.encode("utf-16"), '"é"'),
+        ("application/json; charset=klingon", b'"x"', '"x"'),
+    ],
+)
+def test_the_charset_is_respected(
+    httpserver: HTTPServer, client: HttpClient, kind: str, content: bytes, text: str
+) -> None:
+    httpserver.expect_request("/v1/x").respond_with_data(content, content_type=kind)
+    response = client.get("x", into=str).unwrap()
+    assert (response.text, response.value) == (text, json.loads(text))
+
+
+def test_compressed_bodies_are_unpacked(serve: Serve) -> None:
+    packed = gzip.compress(b"[1, 2]")
+    server = serve(lambda peer: peer.send(answer(packed, headers="Content-Encoding: gzip\r\n")))
+    assert HttpClient(server.url).get("/", into=list[int]).unwrap().value == [1, 2]
+    assert b"Accept-Encoding: gzip, deflate" in server.requests[0]
+
+
+def test_an_error_keeps_the_beginning_of_the_body(
+    httpserver: HTTPServer, client: HttpClient
+) -> None:
+    headers = {"X-Request-Id": "r-9"}
+    httpserver.expect_request("/v1/x").respond_with_data("é" * 5_000, status=422, headers=headers)
+    outcome = client.get("x")
+    assert isinstance(outcome, Err)
+    assert isinstance(outcome.error, StatusError)
+    assert outcome.error.body == "é" * 1_024
+    assert outcome.error.request_id == "r-9"
+    assert "é" not in outcome.error.message
+
+
+def test_connections_are_kept_and_used_again(serve: Serve) -> None:
+    def behave(peer: Peer) -> None:
+        peer.send(answer(status="404 None" if peer.number % 3 == 0 else "200 OK"))
+
+    server = serve(behave)
+    with HttpClient(server.url) as client:
+        for _ in range(9):
+            client.get("/")
+    assert (len(server.requests), server.connections) == (9, 1)
+
+
+def test_a_not_modified_is_an_answer(httpserver: HTTPServer, client: HttpClient) -> None:
+    httpserver.expect_request("/v1/x").respond_with_data(b"", status=304)
+    assert client.get("x", headers={"If-None-Match": '"1"'}).unwrap().status == 304
+
+
+# --- streams ----------------------------------------------------------------------------------
+
+
+def test_a_stream_is_read_as_it_comes(serve: Serve) -> None:
+    go_on = threading.Event()
+
+    def behave(peer: Peer) -> None:
+        peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n")
+        assert go_on.wait(5)
+        peer.send(b"6\r\nsecond\r\n0\r\n\r\n")
+
+    with HttpClient(serve(behave).url) as client, client.stream("GET", "/") as outcome:
+        chunks = outcome.unwrap().chunks(5)
+        assert next(chunks) == b"first"
+        go_on.set()
+        assert b"".join(chunks) == b"second"
+
+
+def test_a_stream_may_be_larger_than_the_limit(httpserver: HTTPServer) -> None:
+    from integration_hub import Limits
+
+    httpserver.expect_request("/").respond_with_data(b"line\r\n" * 100_000)
+    client = HttpClient(httpserver.url_for("/"), limits=Limits(max_response_bytes=1_000))
+    with client.stream("GET", "/") as outcome:
+        assert sum(1 for line in outcome.unwrap().lines() if line == "line") == 100_000
+    assert not client.get("/").is_ok
+
+
+def test_a_stream_that_is_refused_or_breaks_is_told(serve: Serve) -> None:
+    def behave(peer: Peer) -> None:
+        if peer.number == 1:
+            peer.send(answer(status="404 None"))
+        else:
+            peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc")
+            peer.reset()
+
+    client = HttpClient(serve(behave).url)
+    with client.stream("GET", "/") as outcome:
+        assert isinstance(outcome, Err)
+    with client.stream("GET", "/") as outcome:
+        chunks = outcome.unwrap().chunks()
+        with pytest.raises(ConnectionFailed):
+            list(chunks)
+
+
+# --- credentials ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("auth", "header", "value"),
+    [
+        (BearerAuth("t1"), "Authorization", "Bearer t1"),
+        (BearerAuth(lambda: "t2"), "Authorization", "Bearer t2"),
+        (BasicAuth("üser", "pass"), "Authorization", "Basic w7xzZXI6cGFzcw=="),
+        (ApiKeyAuth("k"), "X-Api-Key", "k"),
+        (ApiKeyAuth("k", header="X-Shop-Key"), "X-Shop-Key", "k"),
+    ],
+)
+def test_credentials_are_sent(httpserver: HTTPServer, auth: Any, header: str, value: str) -> None:
+    httpserver.expect_request("/").respond_with_handler(echo)
+    client = HttpClient(httpserver.url_for("/"), auth=auth)
+    assert asked(client.get("/"))["headers"][header] == value
+
+
+def test_a_key_of_any_name_does_not_go_to_another_origin(serve: Serve) -> None:
+    other = serve(lambda peer: peer.send(answer()))
+    moved = f"Location: {other.url}/\r\n"
+    server = serve(lambda peer: peer.send(answer(status="302 Found", headers=moved)))
+    client = HttpClient(server.url, auth=ApiKeyAuth("s3cr3t", header="X-Shop-Key"))
+    assert client.get("/").is_ok
+    assert b"s3cr3t" in server.requests[0]
+    assert b"s3cr3t" not in other.requests[0]
+
+
+class Login:
+    """An authorization server, and a system that takes its newest token alone."""
+
+    def __init__(self, httpserver: HTTPServer) -> None:
+        self.tokens = 0
+        self.asked: list[dict[str, str]] = []
+        self.is_strict = True
+        self.lock = threading.Lock()
+        httpserver.expect_request("/token", method="POST").respond_with_handler(self.login)
+        httpserver.expect_request("/data").respond_with_handler(self.data)
+        self.auth = OAuth2ClientCredentials(
+            httpserver.url_for("/token"), "id", "s3cr3t", scope="read"
+        )
+        self.client = HttpClient(httpserver.url_for("/"), auth=self.auth)
+
+    def login(self, request: Request) -> Response:
+        with self.lock:
+            self.tokens += 1
+            self.asked.append({**request.form, "auth": request.headers["Authorization"]})
+            document = {"access_token": f"t{self.tokens}", "expires_in": 3600}
+        return Response(json.dumps(document), content_type="application/json")
+
+    def data(self, request: Request) -> Response:
+        is_valid = request.headers["Authorization"] == f"Bearer t{self.tokens}"
+        return Response("{}", status=200 if is_valid and self.is_strict else 401)
+
+
+def test_a_token_is_fetched_once_and_kept(httpserver: HTTPServer) -> None:
+    login = Login(httpserver)
+    assert [login.client.get("data").is_ok for _ in range(3)] == [True] * 3
+    assert login.asked == [
+        {"grant_type": "client_credentials", "scope": "read", "auth": "Basic aWQ6czNjcjN0"}
+    ]
+
+
+def test_a_token_that_is_refused_is_fetched_anew_once(httpserver: HTTPServer) -> None:
+    login = Login(httpserver)
+    assert login.client.get("data").is_ok
+    login.tokens += 1  # somebody else logged in: ours is no longer the newest
+    outcome = login.client.post("data", json={})
+    assert isinstance(outcome, Ok)
+    assert len(login.asked) == 2
+    login.is_strict = False
+    outcome = login.client.get("data")
+    assert isinstance(outcome, Err)
+    assert isinstance(outcome.error, StatusError)
+    assert outcome.error.status == 401
+    assert len(login.asked) == 3
+
+
+def test_many_threads_fetch_one_token(httpserver: HTTPServer) -> None:
+    login = Login(httpserver)
+    assert login.client.get("data").is_ok
+    login.tokens += 1
+    with ThreadPoolExecutor(16) as pool:
+        outcomes = list(pool.map(lambda _: login.client.get("data").is_ok, range(16)))
+    assert outcomes == [True] * 16
+    assert len(login.asked) == 2
+
+
+def test_a_login_that_fails_is_the_outcome_and_tells_no_secret(httpserver: HTTPServer) -> None:
+    httpserver.expect_request("/token").respond_with_json({"error": "invalid_client"}, status=400)
+    auth = OAuth2ClientCredentials(httpserver.url_for("/token"), "id", "s3cr3t")
+    outcome = HttpClient(httpserver.url_for("/"), auth=auth).get("data")
+    assert isinstance(outcome, Err)
+    assert isinstance(outcome.error, StatusError)
+    assert outcome.error.url == httpserver.url_for("/token")
+    assert "s3cr3t" not in repr(outcome.error) + repr(auth)
+
+
+# --- TLS and proxies --------------------------------------------------------------------------
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(
+    serve: Serve, tls: ssl.SSLContext, authority_file: str
+) -> None:
+    server = serve(lambda peer: peer.send(answer(b"[1]")), tls)
+    retry = RetryPolicy(attempts=1)
+    outcome = HttpClient(server.url, retry=retry).post("/")
+    assert isinstance(outcome, Err)
+    assert isinstance(outcome.error, ConnectionFailed)
+    assert "certificate is not trusted" in outcome.error.message
+    assert not outcome.error.was_sent
+    with HttpClient(server.url, tls=Tls(ca=authority_file)) as client:
+        assert client.get("/", into=list[int]).unwrap().value == [1]
+        assert client.get("/").is_ok
+    assert server.connections == 2
+    wrong_name = server.url.replace("localhost", "127.0.0.1")
+    outcome = HttpClient(wrong_name, retry=retry, tls=Tls(ca=authority_file)).get("/")
+    assert isinstance(outcome, Err)
+    assert "certificate is not trusted" in outcome.error.message
+
+
+def test_a_client_certificate_is_shown_where_it_is_asked_for(
+    serve: Serve, tls: ssl.SSLContext, authority: Any, authority_file: str, tmp_path: Any
+) -> None:
+    authority.configure_trust(tls)
+    tls.verify_mode = ssl.CERT_REQUIRED
+    server = serve(lambda peer: peer.send(answer()), tls)
+    mine = authority.issue_cert("service@example.com")
+    certificate, key = str(tmp_path / "c.pem"), str(tmp_path / "k.pem")
+    mine.cert_chain_pems[0].write_to_path(certificate)
+    mine.private_key_pem.write_to_path(key)
+    shown = Tls(ca=authority_file, certificate=certificate, key=key)
+    assert HttpClient(server.url, tls=shown).get("/").is_ok
+    hidden = HttpClient(server.url, tls=Tls(ca=authority_file), retry=RetryPolicy(attempts=1))
+    assert not hidden.get("/").is_ok
+
+
+def test_a_drip_within_tls_cannot_stretch_the_total(
+    serve: Serve, tls: ssl.SSLContext, authority_file: str
+) -> None:
+    server = serve(lambda peer: peer.drip(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 9_000), tls)
+    client = HttpClient(server.url, tls=Tls(ca=authority_file), timeout=0.5)
+    outcome = client.get("/")
+    assert isinstance(outcome, Err)
+    assert "0.5 s (total)" in outcome.error.message
+
+
+def test_a_redirect_from_https_to_http_is_not_followed(
+    serve: Serve, tls: ssl.SSLContext, authority_file: str
+) -> None:
+    plain = serve(lambda peer: peer.send(answer()))
+    moved = f"Location: {plain.url}/\r\n"
+    server = serve(lambda peer: peer.send(answer(status="302 Found", headers=moved)), tls)
+    outcome = HttpClient(server.url, tls=Tls(ca=authority_file)).get("/")
+    assert isinstance(outcome, Err)
+    assert isinstance(outcome.error, StatusError)
+    assert plain.requests == []
+
+
+def test_a_proxy_is_asked_unless_the_host_needs_none(serve: Serve) -> None:
+    proxy = serve(lambda peer: peer.send(answer(b'"by proxy"')))
+    server = serve(lambda peer: peer.send(answer(b'"directly"')))
+    url = proxy.url.replace("http://", "http://user:s3cr3t@")
+    proxied = HttpClient("http://crm.test/v1", proxies=Proxies(http=url))
+    assert proxied.get("x", into=str).unwrap().value == "by proxy"
+    assert proxy.requests[0].startswith(b"GET http://crm.test/v1/x HTTP/1.1")
+    assert b"Basic dXNlcjpzM2NyM3Q=" in proxy.requests[0].replace(b"basic", b"Basic")
+    around = HttpClient(server.url, proxies=Proxies(http=url, no_proxy=["127.0.0.1"]))
+    assert around.get("x", into=str).unwrap().value == "directly"
+    assert "s3cr3t" not in repr(Proxies(http=url))
+
+
+@pytest.mark.parametrize(
+    ("exception", "is_direct"),
+    [
+        ("crm.test", True),
+        (".crm.test", True),
+        ("test", True),
+        ("rm.test", False),
+        ("api.crm.test:8080", True),
+        ("api.crm.test:9090", False),
+        ("API.CRM.TEST", True),
+        ("*", True),
+        ("10.0.0.0/8", False),
+    ],
+)
+def test_hosts_without_a_proxy_are_known_by_name(exception: str, is_direct: bool) -> None:
+    assert needs_no_proxy(parse_url("http://api.crm.test:8080/"), [exception]) is is_direct
+
+
+def test_hosts_without_a_proxy_are_known_by_network() -> None:
+    assert needs_no_proxy(parse_url("http://10.1.2.3/"), ["x", "10.0.0.0/8"])
+    assert not needs_no_proxy(parse_url("http://11.1.2.3/"), ["10.0.0.0/8"])
+    assert not needs_no_proxy(parse_url("http://11.1.2.3/"), [])
+
+
+def test_the_environment_says_nothing_behind_one_s_back(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    server = serve(lambda peer: peer.send(answer()))
+    assert HttpClient(server.url, retry=RetryPolicy(backoff=Backoff(base=0))).get("/").is_ok

@@ -1,0 +1,519 @@
+"""Interceptors, guards, pages, the factory and the hub's own clients."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from integration_hub import (
+    CircuitBreaker,
+    CircuitOpen,
+    DecodeError,
+    Err,
+    HttpClient,
+    HttpClientFactory,
+    HttpError,
+    HttpRequest,
+    HttpResponse,
+    Hub,
+    HubSettings,
+    Integration,
+    IntegrationNotFound,
+    Interceptor,
+    RateLimit,
+    RateLimited,
+    RetriesExhausted,
+    RetryPolicy,
+    StatusError,
+    Timeout,
+    TooManyPages,
+    ValidationError,
+)
+from integration_hub.http import (
+    Backoff,
+    Cursor,
+    LinkHeader,
+    LoggingInterceptor,
+    MetricsInterceptor,
+    Offset,
+    PageNumber,
+    RequestIdInterceptor,
+)
+from integration_hub.http.interceptors import HIDDEN, Measurement, redacted_json, redacted_url
+from integration_hub.http.messages import Headers
+from integration_hub.testing import IntegrationFactory, ManualClock, ScriptedTransport
+
+ONCE = RetryPolicy(attempts=1)
+AT_ONCE = RetryPolicy(backoff=Backoff(base=0))
+
+
+def client(transport: ScriptedTransport, **options: Any) -> HttpClient:
+    return HttpClient("https://crm.test/v1", transport=transport, **{"retry": ONCE, **options})
+
+
+# --- interceptors -----------------------------------------------------------------------------
+
+
+class Marks(Interceptor):
+    """Writes its name on what passes."""
+
+    def __init__(self, name: str, log: list[str]) -> None:
+        self.name = name
+        self.log = log
+
+    def on_request(self, request: HttpRequest) -> HttpRequest:
+        self.log.append(f"{self.name} request {request.attempt}")
+        return request.merged({"X-Way": request.headers.get("X-Way", "") + self.name})
+
+    def on_response(self, response: HttpResponse[Any]) -> HttpResponse[Any]:
+        self.log.append(f"{self.name} response")
+        return dataclasses.replace(response, content=response.content + self.name.encode())
+
+    def on_error(self, error: HttpError) -> HttpError:
+        self.log.append(f"{self.name} error")
+        return error
+
+
+def test_requests_pass_in_order_and_answers_in_reverse() -> None:
+    log: list[str] = []
+    transport = ScriptedTransport().reply(503).reply(200)
+    caller = client(transport, interceptors=[Marks("a", log), Marks("b", log)], retry=AT_ONCE)
+    response = caller.get("x").unwrap()
+    assert log == [
+        *("a request 1", "b request 1", "b error", "a error"),
+        *("a request 2", "b request 2", "b response", "a response"),
+    ]
+    assert transport.requests[0].headers["X-Way"] == "ab"
+    assert response.content == b"ba"
+
+
+def test_an_interceptor_may_turn_one_error_into_another() -> None:
+    class Explains(Interceptor):
+        def on_error(self, error: HttpError) -> HttpError:
+            assert isinstance(error, StatusError)
+            return DecodeError("", f"was {error.status}", method=error.method, url=error.url)
+
+    outcome = client(ScriptedTransport().reply(400), interceptors=[Explains()]).get("x")
+    assert isinstance(outcome, Err)
+    assert isinstance(outcome.error, DecodeError)
+    assert outcome.error.problem == "was 400"
+
+
+def test_every_try_has_a_request_id_of_its_own_unless_one_is_given() -> None:
+    transport = ScriptedTransport().reply(503).reply(200).reply(200)
+    caller = client(transport, interceptors=[RequestIdInterceptor()], retry=AT_ONCE)
+    response = caller.get("x").unwrap()
+    caller.get("x", headers={"x-request-id": "mine"}).unwrap()
+    first, second, third = (request.headers["X-Request-Id"] for request in transport.requests)
+    assert first != second
+    assert response.request_id == second
+    assert third == "mine"
+
+
+def test_an_interceptor_can_sign_the_body_and_change_it() -> None:
+    class Signs(Interceptor):
+        def on_request(self, request: HttpRequest) -> HttpRequest:
+            assert isinstance(request.body, bytes)
+            signed = request.merged({"X-Signature": hashlib.sha256(request.body).hexdigest()})
+            return dataclasses.replace(signed, body=request.body + b"!")
+
+    transport = ScriptedTransport().reply(200)
+    assert client(transport, interceptors=[Signs()]).post("x", content=b"body").is_ok
+    assert transport.requests[0].headers["X-Signature"] == hashlib.sha256(b"body").hexdigest()
+    assert transport.requests[0].body == b"body!"
+
+
+def test_metrics_are_measured_per_try() -> None:
+    measured: list[Measurement] = []
+    transport = ScriptedTransport().reply(503).fail().reply(201, after=2)
+    interceptors = [MetricsInterceptor(measured.append)]
+    caller = client(transport, interceptors=interceptors, retry=AT_ONCE)
+    caller.put("x?key=s3cr3t", json={}).unwrap()
+    assert [(each.method, each.url, each.outcome) for each in measured] == [
+        ("PUT", "https://crm.test/v1/x", "503"),
+        ("PUT", "https://crm.test/v1/x", "connection_failed"),
+        ("PUT", "https://crm.test/v1/x", "201"),
+    ]
+    assert measured[2].elapsed is not None
+    assert measured[2].elapsed.total_seconds() == 2
+
+
+def test_logs_hold_no_secret(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "integration_hub.http")
+    transport = ScriptedTransport()
+    answer = {"data": [{"id": 7, "refresh_token": "s3cr3t"}]}
+    transport.reply(200, json=answer, headers={"Set-Cookie": "s3cr3t"}).reply(
+        500, content=b"s3cr3t"
+    )
+    caller = client(transport, interceptors=[LoggingInterceptor(bodies=True)])
+    headers = {"Authorization": "Bearer s3cr3t", "X-Shop-Token": "s3cr3t", "X-Plain": "shown"}
+    body = {"user": "shown too", "password": "s3cr3t", "nested": {"apiKey": "s3cr3t"}}
+    url = "x?api_key=s3cr3t&page=2&access_token=s3cr3t"
+    caller.post(url, headers=headers, json=body).unwrap()
+    caller.post("x", content=b"s3cr3t, and no JSON")
+    assert "s3cr3t" not in caplog.text
+    for words in ("page=2", "shown", "shown too", f"api_key={HIDDEN}", '"id": 7', "status 500"):
+        assert words in caplog.text, words
+
+
+SECRETS = st.text("abcdefgh", min_size=8, max_size=12).map(lambda text: f"S3CR3T{text}")
+
+
+@given(st.dictionaries(st.sampled_from(["token", "client_secret", "API-Key", "auth"]), SECRETS))
+def test_no_value_of_a_secret_name_is_shown(pairs: dict[str, str]) -> None:
+    document = {"a": [pairs, {"b": pairs}]}
+    assert "S3CR3T" not in json.dumps(redacted_json(document))
+    query = "&".join(f"{name}={value}" for name, value in pairs.items())
+    assert "S3CR3T" not in redacted_url(f"https://u:S3CR3Tx@h.test/p?{query}")
+
+
+def test_headers_are_equal_whatever_their_case_and_show_names_alone() -> None:
+    headers = Headers({"X-Key": "s3cr3t", "Accept": "*/*"})
+    assert headers["x-KEY"] == "s3cr3t"
+    assert "X-KEY" in headers
+    assert len(headers.merged({"x-key": "other"})) == 2
+    assert list(headers.without("ACCEPT")) == ["X-Key"]
+    assert repr(headers) == "Headers(X-Key, Accept)"
+    request = HttpRequest("GET", "https://h.test/x?key=s3cr3t", headers, b"s3cr3t")
+    assert "s3cr3t" not in repr(request.with_headers(Idempotency_Key="1"))
+    assert request.with_headers(Idempotency_Key="1").headers["idempotency-key"] == "1"
+
+
+# --- guards -----------------------------------------------------------------------------------
+
+
+def test_a_circuit_opens_after_failures_and_closes_after_a_probe() -> None:
+    transport = ScriptedTransport()
+    caller = client(transport, breaker=CircuitBreaker(failures=3, window=60, rest=30))
+    transport.reply(500).fail().hang()
+    assert [caller.get("x").is_ok for _ in range(3)] == [False] * 3
+    outcome = caller.get("x")
+    assert isinstance(outcome, Err)
+    assert isinstance(outcome.error, CircuitOpen)
+    assert outcome.error.wait.total_seconds() == 30
+    transport.clock.advance(31)
+    transport.reply(500)
+    assert not caller.get("x").is_ok  # the probe failed: the rest begins anew
+    assert isinstance(caller.get("x"), Err)
+    assert transport.left == 0
+    transport.clock.advance(31)
+    transport.reply(200).reply(200)
+    assert caller.get("x").is_ok
+    assert caller.get("x").is_ok
+
+
+def test_failures_that_lie_apart_do_not_open_a_circuit() -> None:
+    transport = ScriptedTransport()
+    caller = client(transport, breaker=CircuitBreaker(failures=2, window=10))
+    for _ in range(5):
+        transport.reply(500)
+        caller.get("x")
+        transport.clock.advance(11)
+    transport.reply(200)
+    assert caller.get("x").is_ok
+
+
+def test_answers_that_are_the_caller_s_fault_do_not_open_a_circuit() -> None:
+    transport = ScriptedTransport()
+    caller = client(transport, breaker=CircuitBreaker(failures=1))
+    for status in (400, 404, 429):
+        transport.reply(status)
+        outcome = caller.get("x")
+        assert isinstance(outcome, Err)
+        assert isinstance(outcome.error, StatusError)
+
+
+def test_one_request_probes_while_others_are_refused() -> None:
+    breaker = CircuitBreaker(failures=1, rest=10)
+    assert breaker.wait(0) == 0
+    breaker.tell(0, failed=True)
+    assert breaker.wait(4) == 6
+    assert breaker.wait(10) == 0
+    assert breaker.wait(10) == 10
+    breaker.tell(10, failed=None)  # the probe said nothing: another may try
+    assert breaker.wait(11) == 0
+    breaker.tell(11, failed=False)
+    assert [breaker.wait(11), breaker.wait(11)] == [0, 0]
+
+
+def test_requests_wait_for_their_turn_within_their_time() -> None:
+    transport = ScriptedTransport()
+    caller = client(transport, rate_limit=RateLimit(2, per=1, burst=2), timeout=Timeout(total=1.4))
+    for _ in range(4):
+        transport.reply(200)
+        assert caller.get("x").is_ok
+    assert transport.waits == [0.5, 0.5]
+    shared = RateLimit(1, per=10, burst=1)
+    first, second = (client(transport, rate_limit=shared, timeout=5) for _ in range(2))
+    transport.reply(200)
+    assert first.get("x").is_ok
+    outcome = second.get("x")
+    assert isinstance(outcome, Err)
+    assert isinstance(outcome.error, RateLimited)
+    assert outcome.error.wait.total_seconds() == 10
+    assert transport.left == 0
+
+
+def test_a_bucket_fills_up_to_its_burst() -> None:
+    limit = RateLimit(10, per=1, burst=3)
+    assert [limit.take(100, patience=0)[0] for _ in range(5)] == [True, True, True, False, False]
+    assert [limit.take(100.1, patience=0)[0] for _ in range(2)] == [True, False]
+    is_given, wait = limit.take(100.1, patience=1)
+    assert is_given
+    assert wait == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("make", [lambda: RateLimit(0), lambda: CircuitBreaker(0)])
+def test_guards_are_checked_when_they_are_made(make: Any) -> None:
+    with pytest.raises(ValidationError):
+        make()
+
+
+# --- pages ------------------------------------------------------------------------------------
+
+
+def test_pages_follow_link_headers() -> None:
+    transport = ScriptedTransport()
+    links = '<https://crm.test/v1/x?page=2>; rel="next", <https://crm.test/v1/x?page=9>; rel="last"'
+    transport.reply(json=[1], headers={"Link": links}).reply(json=[2])
+    found = [
+        page.unwrap().value
+        for page in client(transport).pages(
+            "x", strategy=LinkHeader(), into=list[int], params={"size": 1}
+        )
+    ]
+    assert found == [[1], [2]]
+    assert [request.url for request in transport.requests] == [
+        "https://crm.test/v1/x?size=1",
+        "https://crm.test/v1/x?page=2",
+    ]
+
+
+def test_a_link_to_another_host_is_refused() -> None:
+    links = {"Link": '<https://evil.test/x>; rel="next"'}
+    pages = client(ScriptedTransport().reply(json=[1], headers=links)).pages(
+        "x", strategy=LinkHeader()
+    )
+    assert next(pages).is_ok
+    with pytest.raises(ValidationError):
+        next(pages)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "answers", "queries"),
+    [
+        (
+            Cursor(at="meta.next", param="after"),
+            [{"meta": {"next": "a b"}}, {"meta": {"next": 7}}, {"meta": {}}],
+            ["s=1", "s=1&after=a+b", "s=1&after=7"],
+        ),
+        (PageNumber(items="rows"), [{"rows": [1]}, {"rows": []}], ["s=1&page=1", "s=1&page=2"]),
+        (
+            Offset(size=2),
+            [[1, 2], [3]],
+            ["s=1&offset=0&limit=2", "s=1&limit=2&offset=2"],
+        ),
+    ],
+)
+def test_pages_go_on_as_the_strategy_says(
+    strategy: Any, answers: list[Any], queries: list[str]
+) -> None:
+    transport = ScriptedTransport()
+    for each in answers:
+        transport.reply(json=each)
+    pages = list(client(transport).pages("x", strategy=strategy, params={"s": 1}))
+    assert [page.unwrap().json() for page in pages] == answers
+    assert [request.url.partition("?")[2] for request in transport.requests] == queries
+
+
+def test_pages_are_got_when_they_are_asked_for() -> None:
+    transport = ScriptedTransport().reply(json=[1, 2])
+    pages = client(transport).pages("x", strategy=Offset(size=2))
+    assert transport.requests == []
+    next(pages)
+    assert len(transport.requests) == 1
+
+
+def test_pages_end_with_an_error_or_with_the_most_that_were_asked_for() -> None:
+    transport = ScriptedTransport().reply(json=[1, 2]).reply(404)
+    first, second = client(transport).pages("x", strategy=Offset(size=2))
+    assert first.is_ok
+    assert isinstance(second, Err)
+    transport.reply(json=[1, 2]).reply(json=[1, 2])
+    *_, last = client(transport).pages("x", strategy=Offset(size=2), max_pages=2)
+    assert isinstance(last, Err)
+    assert isinstance(last.error, TooManyPages)
+    transport.reply(json={"no": "list"})
+    (only,) = client(transport).pages("x", strategy=Offset(size=2))
+    assert isinstance(only, Err)
+    assert isinstance(only.error, DecodeError)
+
+
+def test_a_strategy_is_an_object() -> None:
+    with pytest.raises(ValidationError):
+        next(client(ScriptedTransport()).pages("x", strategy=LinkHeader))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+
+# --- the factory and the hub ------------------------------------------------------------------
+
+
+def test_a_factory_has_one_client_per_name() -> None:
+    factory = HttpClientFactory(timeout=7).register("crm", base_url="https://crm.test")
+    factory.register("erp", base_url="https://erp.test", timeout=9)
+    with ThreadPoolExecutor(8) as pool:
+        clients = set(pool.map(lambda _: id(factory.get("crm")), range(64)))
+    assert clients == {id(factory.get("crm"))}
+    assert factory.get("crm") is not factory.get("erp")
+    with pytest.raises(ValidationError, match="known: crm, erp"):
+        factory.get("cms")
+    with pytest.raises(ValidationError, match="already"):
+        factory.register("crm")
+
+
+def test_closing_a_factory_closes_every_client() -> None:
+    transports = [ScriptedTransport(), ScriptedTransport()]
+    with HttpClientFactory() as factory:
+        for number, transport in enumerate(transports):
+            factory.register(f"c{number}", transport=transport).get(f"c{number}")
+    assert [transport.is_closed for transport in transports] == [True, True]
+
+
+@pytest.fixture
+def crm(each_hub: Hub) -> Integration:
+    http = {
+        "base_url": "https://crm.test/v1",
+        "timeout": {"connect": 1, "read": 2, "total": 3},
+        "retry": {"attempts": 2, "base": 0, "statuses": [418]},
+        "headers": {"Accept-Language": "de"},
+    }
+    with each_hub.unit_of_work() as uow:
+        stored = uow.integrations.add(IntegrationFactory(name="crm", config={"http": http}))
+        uow.commit()
+    return stored
+
+
+def test_a_hub_makes_the_client_that_an_integration_describes(
+    each_hub: Hub, crm: Integration
+) -> None:
+    transport = ScriptedTransport().reply(418).reply(200).reply(503).hang().hang()
+    caller = each_hub.http("crm", transport=transport)
+    assert caller.get("x").is_ok
+    assert transport.requests[0].url == "https://crm.test/v1/x"
+    assert transport.requests[0].headers["Accept-Language"] == "de"
+    outcome = caller.get("x")
+    assert isinstance(outcome, Err)
+    assert isinstance(outcome.error, StatusError)
+    start = transport.now()
+    assert not caller.get("x").is_ok
+    assert transport.now() - start == 3  # the read limit, and what was left of the total
+
+
+def test_a_changed_integration_gets_a_fresh_client(each_hub: Hub, crm: Integration) -> None:
+    first = each_hub.http("crm")
+    assert each_hub.http(crm.id) is first
+    assert each_hub.http(crm) is first
+    with each_hub.unit_of_work() as uow:
+        changed = uow.integrations.save(crm.with_tags("changed"))
+        uow.commit()
+    second = each_hub.http("crm")
+    assert second is not first
+    assert each_hub.http(changed) is second
+
+
+def test_another_tenant_s_integration_has_no_client_here(each_hub: Hub, crm: Integration) -> None:
+    for asked in ("crm", crm.id):
+        with pytest.raises(IntegrationNotFound):
+            each_hub.http(asked, tenant="acme")
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        ({}, "config.http"),
+        ({"http": {}}, "config.http.base_url"),
+        (
+            {"http": {"base_url": "https://x.test", "timeout": {"red": 1}}},
+            "config.http.timeout.red",
+        ),
+        ({"http": {"base_url": "https://x.test", "pool": "s3cr3t"}}, "config.http.pool"),
+        ({"http": {"base_url": "x.test"}}, "base_url"),
+    ],
+)
+def test_a_config_that_cannot_be_used_names_the_key(config: Any, field: str) -> None:
+    hub = Hub.in_memory()
+    with pytest.raises(ValidationError) as refused:
+        hub.http(IntegrationFactory(config=config))
+    assert refused.value.field == field
+    assert "s3cr3t" not in refused.value.message
+
+
+def test_no_unit_of_work_is_open_during_traffic(hub_postgres: Hub) -> None:
+    with hub_postgres.unit_of_work() as uow:
+        config = {"http": {"base_url": "https://crm.test"}}
+        uow.integrations.add(IntegrationFactory(name="crm", config=config))
+        uow.commit()
+    seen: list[int] = []
+
+    class Looks(Interceptor):
+        def on_request(self, request: HttpRequest) -> HttpRequest:
+            seen.append(hub_postgres.health().pool.in_use)
+            return request
+
+    transport = ScriptedTransport().reply(200)
+    assert hub_postgres.http("crm", transport=transport, interceptors=[Looks()]).get("x").is_ok
+    assert seen == [0]
+
+
+def test_proxies_come_from_the_settings_or_once_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://env.test:1")
+    monkeypatch.setenv("NO_PROXY", "a.test, .b.test")
+    assert HubSettings().proxies().https is None
+    found = HubSettings(use_proxies_of_the_environment=True).proxies()
+    assert (found.https, found.no_proxy) == ("http://env.test:1", ("a.test", ".b.test"))
+    monkeypatch.setenv("HUB_HTTP_PROXY", "http://hub.test:1")
+    monkeypatch.setenv("HUB_NO_PROXY", "c.test")
+    chosen = HubSettings().proxies()
+    assert (chosen.http, chosen.no_proxy) == ("http://hub.test:1", ("c.test",))
+
+
+# --- the scripted transport -------------------------------------------------------------------
+
+
+def test_a_script_says_what_was_not_played_and_what_was_not_foreseen() -> None:
+    with (
+        pytest.raises(AssertionError, match="1 steps were not played"),
+        ScriptedTransport() as left,
+    ):
+        left.reply(200)
+    with pytest.raises(AssertionError, match="no answer to HttpRequest\\(GET"):
+        client(ScriptedTransport()).get("x")
+
+
+def test_a_script_keeps_the_limits_of_the_client() -> None:
+    clock = ManualClock()
+    transport = ScriptedTransport(clock).reply(200, after=40).reply(200, content=b"x" * 11_000_000)
+    caller = client(transport)
+    outcome = caller.get("x")
+    assert isinstance(outcome, Err)
+    assert "30 s (read)" in outcome.error.message
+    assert "bytes" in str(caller.get("x"))
+
+
+def test_errors_of_the_client_cross_process_boundaries() -> None:
+    transport = ScriptedTransport().reply(503).reply(503)
+    outcome = client(transport, retry=RetryPolicy(attempts=2, backoff=Backoff(base=0))).get("x")
+    assert isinstance(outcome, Err)
+    copy = pickle.loads(pickle.dumps(outcome.error))
+    assert isinstance(copy, RetriesExhausted)
+    assert [attempt.cause.code for attempt in copy.attempts] == ["status_error"] * 2
