@@ -10,8 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from importlib.metadata import version
 from types import TracebackType
 from typing import IO, Any, Self, TypeAlias
@@ -20,29 +19,23 @@ import pydantic
 from typing_extensions import TypedDict, TypeVar, Unpack
 
 from integration_hub.domain.errors import (
-    Attempt,
-    CircuitOpen,
-    ConnectionFailed,
     HttpError,
-    RateLimited,
-    RetriesExhausted,
-    StatusError,
-    TimedOut,
     TooManyPages,
-    TooManyRedirects,
     ValidationError,
 )
 from integration_hub.domain.result import Err, Ok, Result
 from integration_hub.domain.values import checked_count, checked_duration
-from integration_hub.http.bodies import NOT_GIVEN, Content, File, content_of
+from integration_hub.http.bodies import NOT_GIVEN, File, content_of
+from integration_hub.http.exchange import Answer, Call, Exchange, request_id
 from integration_hub.http.guards import CircuitBreaker, RateLimit
 from integration_hub.http.interceptors import Auth, Interceptor
-from integration_hub.http.messages import Headers, HttpRequest, HttpResponse, charset_of, decoded
+from integration_hub.http.messages import Headers, HttpResponse, charset_of, decoded
 from integration_hub.http.options import Limits, Proxies, Timeout, Tls
 from integration_hub.http.pagination import PageStrategy, Place, checked_strategy
-from integration_hub.http.retry import RetryBudget, RetryPolicy, retry_after
-from integration_hub.http.transport import Deadline, Reply, Transport, UrllibTransport
-from integration_hub.http.urls import BaseUrl, Params, redirect, with_params, without_query
+from integration_hub.http.retry import RetryPolicy
+from integration_hub.http.sockets import Deadline
+from integration_hub.http.transport import Reply, Transport, UrllibTransport
+from integration_hub.http.urls import BaseUrl, Params, with_params, without_query
 
 T = TypeVar("T", default=None)
 Into: TypeAlias = type[T] | pydantic.TypeAdapter[T] | None
@@ -71,35 +64,7 @@ class CallOptions(TypedDict, total=False):
 
 USER_AGENT = f"integration-hub/{version('integration-hub')}"
 _METHOD = re.compile(r"[A-Z]+")
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_CREDENTIALS = ("Authorization", "Cookie", "Proxy-Authorization", "X-Api-Key")
-_OF_A_BODY = ("Content-Type", "Content-Length", "Content-Encoding", "Transfer-Encoding")
-_SHOWN = 1024  # characters of a refusing answer's body that an error keeps
 _CHUNK = 64 * 1024
-
-
-@dataclass(slots=True)
-class _Call:
-    """One call of a user: what stays the same over its tries."""
-
-    method: str
-    url: str
-    headers: Headers
-    content: Content
-    deadline: Deadline
-    has_key: bool
-    is_streamed: bool
-    tries: int = 0
-    spent: int = 0
-
-
-@dataclass(slots=True)
-class _Answer:
-    """A success: the request that it answers, after redirects, and the body unless streamed."""
-
-    request: HttpRequest
-    reply: Reply
-    content: bytes
 
 
 class HttpStream:
@@ -153,17 +118,20 @@ class HttpClient:
     ) -> None:
         self._base = BaseUrl(base_url)
         self._timeout = _timeout(timeout)
-        self._retry = retry
-        self._budget = retry.budget or RetryBudget()
         self._interceptors = tuple(interceptors)
         self._headers = Headers(
             {"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
         ).merged(headers)
-        self._auth = auth
-        self._limits = limits
-        self._breaker = breaker
-        self._rate_limit = rate_limit
         self._transport = transport or UrllibTransport(limits=limits, tls=tls, proxies=proxies)
+        self._exchange = Exchange(
+            self._transport,
+            retry=retry,
+            limits=limits,
+            interceptors=self._interceptors,
+            auth=auth,
+            breaker=breaker,
+            rate_limit=rate_limit,
+        )
 
     def __repr__(self) -> str:
         return f"HttpClient({self._base.url!r})"
@@ -185,7 +153,7 @@ class HttpClient:
         """
         call = self._call(method, path, options)
         try:
-            response = self._response(call, self._tried(call))
+            response = self._response(call, self._exchange.answer(call))
             return Ok(response if into is None else _typed(response, into))
         except HttpError as error:
             return Err(error)
@@ -245,7 +213,7 @@ class HttpClient:
         """
         call = self._call(method, path, options, is_streamed=True)
         try:
-            answer = self._tried(call)
+            answer = self._exchange.answer(call)
         except HttpError as error:
             yield Err(error)
             return
@@ -310,7 +278,7 @@ class HttpClient:
 
     def _call(
         self, method: str, path: str, options: CallOptions, *, is_streamed: bool = False
-    ) -> _Call:
+    ) -> Call:
         if not _METHOD.fullmatch(method):
             raise ValidationError("method", method, "must be a method such as GET")
         content = content_of(
@@ -332,163 +300,9 @@ class HttpClient:
         limits = self._timeout if given is None else _timeout(given, self._timeout)
         deadline = Deadline.of(limits, self._transport.now)
         has_key = "Idempotency-Key" in headers
-        return _Call(method, url, headers, content, deadline, has_key, is_streamed)
+        return Call(method, url, headers, content, deadline, has_key, is_streamed)
 
-    def _tried(self, call: _Call) -> _Answer:
-        """Try until there is an answer that is a success; raises what the last try ended with."""
-        attempts: list[Attempt] = []
-        while True:
-            call.tries += 1
-            call.deadline.was_sent = False
-            try:
-                answer = self._once(call)
-            except HttpError as error:
-                failure = error
-            else:
-                self._budget.give_back(call.spent)
-                return answer
-            wait, reason = self._wait(call, failure)
-            attempts.append(Attempt(call.tries, failure, timedelta(seconds=wait or 0.0)))
-            if wait is None:
-                if reason is None:
-                    raise failure
-                where = {"method": call.method, "url": without_query(call.url)}
-                raise RetriesExhausted(attempts, reason, **where) from failure
-            self._transport.sleep(wait)
-
-    def _wait(self, call: _Call, error: HttpError) -> tuple[float | None, str | None]:
-        """How long to wait before the next try; or None, and the reason why there is none.
-
-        Without a reason the error itself is what there is to say: it is not of a kind that is
-        tried again, or the first try was all that the policy gives.
-        """
-        policy = self._retry
-        if not policy.may_repeat(call.method, error, has_key=call.has_key):
-            return None, None
-        if call.tries >= policy.attempts:
-            return None, "that was the last try" if call.tries > 1 else None
-        if not call.content.can_be_sent():
-            return None, None if call.tries == 1 else "the body can't be sent again"
-        wait = policy.wait(call.tries, error)
-        if wait >= call.deadline.left():
-            return None, f"the next try would come in {wait:.3g} s, after the time limit"
-        call.spent = self._budget.spend(error)
-        if not call.spent:
-            return None, "the client's budget for retries is used up"
-        return wait, None
-
-    def _once(self, call: _Call) -> _Answer:
-        """One try, past the guards and the interceptors."""
-        request = HttpRequest(call.method, call.url, call.headers, call.content.body, call.tries)
-        if self._breaker is not None:
-            wait = self._breaker.wait(self._transport.now())
-            if wait > 0:
-                error = CircuitOpen(
-                    timedelta(seconds=wait), method=request.method, url=request.safe_url
-                )
-                raise self._changed(error)
-        failed: bool | None = None
-        try:
-            self._take_turn(request, call.deadline)
-            answer = self._authorized(call, request)
-            failed = False
-            return answer
-        except HttpError as error:
-            if isinstance(error, ConnectionFailed | TimedOut):
-                failed = True
-            elif isinstance(error, StatusError):
-                failed = error.status >= 500
-            raise self._changed(error) from error.__cause__
-        finally:
-            if self._breaker is not None:
-                self._breaker.tell(self._transport.now(), failed=failed)
-
-    def _take_turn(self, request: HttpRequest, deadline: Deadline) -> None:
-        if self._rate_limit is None:
-            return
-        is_given, wait = self._rate_limit.take(self._transport.now(), patience=deadline.left())
-        if not is_given:
-            seconds = timedelta(seconds=wait)
-            raise RateLimited(seconds, method=request.method, url=request.safe_url)
-        if wait > 0:
-            self._transport.sleep(wait)
-
-    def _changed(self, error: HttpError) -> HttpError:
-        for interceptor in reversed(self._interceptors):
-            error = interceptor.on_error(error)
-        return error
-
-    def _authorized(self, call: _Call, request: HttpRequest) -> _Answer:
-        """Send it with credentials; after a 401 once more, if there are new ones."""
-        for interceptor in self._interceptors:
-            request = interceptor.on_request(request)
-        if self._auth is None:
-            return self._followed(call, request)
-        sent = self._auth.on_request(request)
-        try:
-            return self._followed(call, sent)
-        except StatusError as error:
-            if error.status != 401 or not call.content.can_be_sent():
-                raise
-            if not self._auth.on_unauthorized(sent):
-                raise
-        return self._followed(call, self._auth.on_request(request))
-
-    def _followed(self, call: _Call, request: HttpRequest) -> _Answer:
-        """Send it, and follow where it is redirected to, as far as that is safe."""
-        content = call.content
-        for _ in range(self._limits.max_redirects + 1):
-            if request.body is not None and request.body is content.body:
-                content.sent()
-            reply = self._transport.send(request, call.deadline)
-            if reply.status in _REDIRECTS:
-                location = reply.headers.get("location")
-                step = (
-                    redirect(request.method, request.url, reply.status, location)
-                    if location
-                    else None
-                )
-                if step is None or (step.keeps_body and not content.can_be_sent()):
-                    raise self._refused(request, reply, "a redirect that is not followed")
-                reply.read(self._limits.max_response_bytes)  # so that its connection can go on
-                headers, body = request.headers, request.body
-                if not step.keeps_credentials:
-                    headers = headers.without(*_CREDENTIALS, *self._secret_headers())
-                if not step.keeps_body:
-                    headers, body = headers.without(*_OF_A_BODY), None
-                request = HttpRequest(step.method, step.url, headers, body, request.attempt)
-                continue
-            if 200 <= reply.status < 300 or reply.status == 304:
-                most = self._limits.max_response_bytes
-                return _Answer(request, reply, b"" if call.is_streamed else reply.read(most))
-            raise self._refused(request, reply, "")
-        most = self._limits.max_redirects
-        raise TooManyRedirects(most, method=call.method, url=without_query(call.url))
-
-    def _secret_headers(self) -> tuple[str, ...]:
-        header = getattr(self._auth, "header", None)
-        return (header,) if isinstance(header, str) else ()
-
-    def _refused(self, request: HttpRequest, reply: Reply, note: str) -> StatusError:
-        """The error of an answer that is no success; its connection is given back."""
-        content = b""
-        try:
-            content = reply.read(self._limits.max_response_bytes)
-        except HttpError as error:
-            note = note or f"and its body could not be read: {error.code}"
-        charset = charset_of(reply.headers) or "utf-8"
-        return StatusError(
-            reply.status,
-            method=request.method,
-            url=request.safe_url,
-            is_retryable=reply.status in self._retry.statuses,
-            body=content[: 4 * _SHOWN].decode(charset, errors="replace")[:_SHOWN],
-            retry_after=retry_after(reply.headers, datetime.now(UTC)),
-            request_id=_request_id(reply, request),
-            note=note,
-        )
-
-    def _response(self, call: _Call, answer: _Answer) -> HttpResponse[Any]:
+    def _response(self, call: Call, answer: Answer) -> HttpResponse[Any]:
         response: HttpResponse[Any] = HttpResponse(
             status=answer.reply.status,
             headers=answer.reply.headers,
@@ -497,15 +311,11 @@ class HttpClient:
             method=answer.request.method,
             elapsed=timedelta(seconds=call.deadline.total - call.deadline.left()),
             attempts=call.tries,
-            request_id=_request_id(answer.reply, answer.request),
+            request_id=request_id(answer.reply, answer.request),
         )
         for interceptor in reversed(self._interceptors):
             response = interceptor.on_response(response)
         return response
-
-
-def _request_id(reply: Reply, request: HttpRequest) -> str | None:
-    return reply.headers.get("x-request-id") or request.headers.get("X-Request-Id")
 
 
 def _timeout(given: Timeout | timedelta | float, others: Timeout | None = None) -> Timeout:

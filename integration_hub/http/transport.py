@@ -1,34 +1,23 @@
-"""One exchange with another system over a real connection, on urllib3; and one deadline for it.
+"""What carries a request to another system: connections of urllib3, in one pool per host.
 
-May import: `domain`, `messages`, `options`, urllib3, requests (for the rules of proxies).
-
-A time limit of a socket starts anew with every byte, so a server that sends one byte a second
-would never run into it. Here each wait of a socket asks the deadline of the call first, which is
-computed once.
+May import: `domain`, `messages`, `options`, `sockets`, urllib3, requests (which knows networks).
 """
 
 from __future__ import annotations
 
-import builtins
-import queue
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextvars import ContextVar
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn, Protocol
 
 import urllib3
 from requests.utils import address_in_network, is_ipv4_address, is_valid_cidr
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import (
     ConnectTimeoutError,
     EmptyPoolError,
-    NameResolutionError,
     NewConnectionError,
     ReadTimeoutError,
 )
@@ -39,55 +28,12 @@ from urllib3.util import Url, parse_url
 from integration_hub.domain.errors import (
     ConnectionFailed,
     DecodeError,
-    Phase,
     ResponseTooLarge,
-    TimedOut,
 )
 from integration_hub.http.messages import HttpRequest
-from integration_hub.http.options import Limits, Proxies, Timeout, Tls
+from integration_hub.http.options import Limits, Proxies, Tls
+from integration_hub.http.sockets import DEADLINE, Deadline, Pool, TlsPool, TlsSocket
 from integration_hub.http.urls import Origin, origin
-
-_CHUNK = 64 * 1024
-
-
-@dataclass(slots=True)
-class Deadline:
-    """When a call must be over, in the seconds of its transport's clock, and its other limits."""
-
-    at: float
-    connect: float
-    read: float
-    total: float
-    now: Callable[[], float] = time.monotonic
-    was_sent: bool = False
-
-    @classmethod
-    def of(cls, timeout: Timeout, now: Callable[[], float]) -> Deadline:
-        connect, read, total = timeout.seconds
-        return cls(now() + total, connect, read, total, now)
-
-    def left(self) -> float:
-        return self.at - self.now()
-
-    def wait(self, limit: float) -> float:
-        """How long a socket may wait for something with this limit; raises if it is over."""
-        left = self.at - self.now()
-        if left <= 0:
-            raise builtins.TimeoutError("the time limit of the call has passed")
-        return min(limit, left)
-
-    def passed(self, phase: Phase, request: HttpRequest) -> TimedOut:
-        """The error to raise where a wait was too long."""
-        if phase != "total" and self.left() <= 0:
-            phase = "total"
-        limit = {"total": self.total, "read": self.read}.get(phase, self.connect)
-        return TimedOut(
-            phase,
-            timedelta(seconds=limit),
-            method=request.method,
-            url=request.safe_url,
-            was_sent=self.was_sent,
-        )
 
 
 class Reply(Protocol):
@@ -155,7 +101,7 @@ class UrllibTransport:
         pool = self._pools.get(origin(url)) or self._open(url)
         body = request.body
         is_stream = body is not None and not isinstance(body, bytes)
-        token = _DEADLINE.set(deadline)
+        token = DEADLINE.set(deadline)
         try:
             raw = pool.urlopen(
                 request.method,
@@ -173,7 +119,7 @@ class UrllibTransport:
         except (Urllib3Error, OSError, ValueError) as error:
             _raise(error, request, deadline)
         finally:
-            _DEADLINE.reset(token)
+            DEADLINE.reset(token)
         return _Urllib3Reply(raw, request, deadline)
 
     def _open(self, url: Url) -> HTTPConnectionPool:
@@ -204,7 +150,7 @@ class UrllibTransport:
                 _without_credentials(proxy), proxy_headers=_proxy_headers(proxy), **options
             )
         )
-        manager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+        manager.pool_classes_by_scheme = {"http": Pool, "https": TlsPool}
         return manager
 
 
@@ -215,7 +161,7 @@ def _tls_context(tls: Tls) -> ssl.SSLContext:
         context.load_verify_locations(tls.ca)
     if tls.certificate is not None:
         context.load_cert_chain(tls.certificate, tls.key)
-    context.sslsocket_class = _TlsSocket
+    context.sslsocket_class = TlsSocket
     return context
 
 
@@ -303,14 +249,14 @@ class _Urllib3Reply:
         self.headers: Mapping[str, str] = raw.headers
 
     def read(self, most: int) -> bytes:
-        token = _DEADLINE.set(self._deadline)
+        token = DEADLINE.set(self._deadline)
         try:
             content: bytes = self._raw.read(most + 1, decode_content=True)
         except (Urllib3Error, OSError, ValueError) as error:
             self._raw.close()
             _raise(error, self._request, self._deadline)
         finally:
-            _DEADLINE.reset(token)
+            DEADLINE.reset(token)
         if len(content) > most:
             self._raw.close()
             raise ResponseTooLarge(most, method=self._request.method, url=self._request.safe_url)
@@ -325,126 +271,14 @@ class _Urllib3Reply:
             self._raw.close()
 
     def _chunk(self, size: int) -> bytes:
-        token = _DEADLINE.set(self._deadline)
+        token = DEADLINE.set(self._deadline)
         try:
             found: bytes = self._raw.read(size, decode_content=True)
             return found
         except (Urllib3Error, OSError, ValueError) as error:
             _raise(error, self._request, self._deadline)
         finally:
-            _DEADLINE.reset(token)
+            DEADLINE.reset(token)
 
     def close(self) -> None:
         self._raw.close()
-
-
-# --- sockets that know the deadline ------------------------------------------------------------
-
-_DEADLINE: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
-
-
-def _armed(sock: socket.socket) -> None:
-    """Let the socket wait no longer than the call that this thread makes."""
-    deadline = _DEADLINE.get()
-    if deadline is not None:
-        sock.settimeout(deadline.wait(deadline.read))
-
-
-class _Socket(socket.socket):
-    """A socket whose every wait asks the deadline first."""
-
-    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
-        _armed(self)
-        return super().recv_into(buffer, nbytes, flags)
-
-    def sendall(self, data: Any, flags: int = 0, /) -> None:
-        _armed(self)  # the time limit is for all of it: socket.sendall, since Python 3.5
-        super().sendall(data, flags)
-
-
-class _TlsSocket(ssl.SSLSocket):
-    """The same within TLS, where `sendall` sends piece by piece."""
-
-    def recv_into(self, buffer: Any, nbytes: int | None = None, flags: int = 0) -> int:
-        _armed(self)
-        return super().recv_into(buffer, nbytes, flags)
-
-    def send(self, data: Any, flags: int = 0) -> int:
-        _armed(self)
-        return super().send(data, flags)
-
-
-class _Connects(HTTPConnection):
-    """How both kinds of connection are made, and how they note that something was sent."""
-
-    def _new_conn(self) -> socket.socket:
-        deadline = _DEADLINE.get()
-        assert deadline is not None
-        refused: OSError | None = None
-        try:
-            for family, kind, protocol, _, address in _resolved(
-                self._dns_host, self.port, deadline
-            ):
-                sock = _Socket(family, kind, protocol)
-                try:
-                    for option in self.socket_options or ():
-                        sock.setsockopt(*option)
-                    sock.settimeout(deadline.wait(deadline.connect))
-                    sock.connect(address)
-                except OSError as error:
-                    sock.close()
-                    refused = error
-                else:
-                    return sock
-        except socket.gaierror as error:
-            raise NameResolutionError(self.host, self, error) from error
-        if isinstance(refused, TimeoutError):
-            raise ConnectTimeoutError(self, "no connection in time") from refused
-        raise NewConnectionError(self, "no connection") from refused
-
-    def send(self, data: Any) -> None:
-        if self.sock is None:
-            self.connect()
-        deadline = _DEADLINE.get()
-        if deadline is not None:
-            deadline.was_sent = True
-        super().send(data)
-
-
-class _Connection(_Connects, HTTPConnection):
-    pass
-
-
-class _TlsConnection(_Connects, HTTPSConnection):
-    pass
-
-
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Connection  # pyright: ignore[reportAssignmentType]
-
-
-class _TlsPool(HTTPSConnectionPool):
-    ConnectionCls = _TlsConnection  # pyright: ignore[reportAssignmentType]
-
-
-Addresses = list[tuple[Any, Any, int, str, Any]]
-
-
-def _resolved(host: str, port: int | None, deadline: Deadline) -> Addresses:
-    """The addresses of a host, looked up in a thread: the system's resolver has no time limit."""
-    answers: queue.SimpleQueue[Addresses | OSError] = queue.SimpleQueue()
-
-    def look_up() -> None:
-        try:
-            answers.put(list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
-        except OSError as error:
-            answers.put(error)
-
-    threading.Thread(target=look_up, daemon=True, name="integration-hub-resolver").start()
-    try:
-        answer = answers.get(timeout=deadline.wait(deadline.connect))
-    except queue.Empty:
-        raise builtins.TimeoutError("the name was not resolved in time") from None
-    if isinstance(answer, OSError):
-        raise answer
-    return answer

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from integration_hub.domain.errors import ConnectionFailed, ResponseTooLarge
 from integration_hub.http.messages import Headers, HttpRequest
-from integration_hub.http.transport import Deadline
+from integration_hub.http.sockets import Deadline
 from integration_hub.testing.clock import ManualClock
 
 NOTHING: Any = object()

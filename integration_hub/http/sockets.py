@@ -1,0 +1,179 @@
+"""Sockets, connections and pools that know the deadline of the call that they serve.
+
+May import: `domain`, `messages`, `options`, urllib3.
+
+A time limit of a socket starts anew with every byte, so a server that sends one byte a second
+would never run into it. Here each wait of a socket asks the deadline of the call first, which is
+computed once.
+"""
+
+from __future__ import annotations
+
+import queue
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+
+from integration_hub.domain.errors import Phase, TimedOut
+from integration_hub.http.messages import HttpRequest
+from integration_hub.http.options import Timeout
+
+
+@dataclass(slots=True)
+class Deadline:
+    """When a call must be over, in the seconds of its transport's clock, and its other limits."""
+
+    at: float
+    connect: float
+    read: float
+    total: float
+    now: Callable[[], float] = time.monotonic
+    was_sent: bool = False
+
+    @classmethod
+    def of(cls, timeout: Timeout, now: Callable[[], float]) -> Deadline:
+        connect, read, total = timeout.seconds
+        return cls(now() + total, connect, read, total, now)
+
+    def left(self) -> float:
+        return self.at - self.now()
+
+    def wait(self, limit: float) -> float:
+        """How long a socket may wait for something with this limit; raises if it is over."""
+        left = self.at - self.now()
+        if left <= 0:
+            raise TimeoutError("the time limit of the call has passed")
+        return min(limit, left)
+
+    def passed(self, phase: Phase, request: HttpRequest) -> TimedOut:
+        """The error to raise where a wait was too long."""
+        if phase != "total" and self.left() <= 0:
+            phase = "total"
+        limit = {"total": self.total, "read": self.read}.get(phase, self.connect)
+        return TimedOut(
+            phase,
+            timedelta(seconds=limit),
+            method=request.method,
+            url=request.safe_url,
+            was_sent=self.was_sent,
+        )
+
+
+DEADLINE: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
+
+
+def _armed(sock: socket.socket) -> None:
+    """Let the socket wait no longer than the call that this thread makes."""
+    deadline = DEADLINE.get()
+    if deadline is not None:
+        sock.settimeout(deadline.wait(deadline.read))
+
+
+class _Socket(socket.socket):
+    """A socket whose every wait asks the deadline first."""
+
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
+        _armed(self)
+        return super().recv_into(buffer, nbytes, flags)
+
+    def sendall(self, data: Any, flags: int = 0, /) -> None:
+        _armed(self)  # the time limit is for all of it: socket.sendall, since Python 3.5
+        super().sendall(data, flags)
+
+
+class TlsSocket(ssl.SSLSocket):
+    """The same within TLS, where `sendall` sends piece by piece."""
+
+    def recv_into(self, buffer: Any, nbytes: int | None = None, flags: int = 0) -> int:
+        _armed(self)
+        return super().recv_into(buffer, nbytes, flags)
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        _armed(self)
+        return super().send(data, flags)
+
+
+class _Connects(HTTPConnection):
+    """How both kinds of connection are made, and how they note that something was sent."""
+
+    def _new_conn(self) -> socket.socket:
+        deadline = DEADLINE.get()
+        assert deadline is not None
+        refused: OSError | None = None
+        try:
+            for family, kind, protocol, _, address in _resolved(
+                self._dns_host, self.port, deadline
+            ):
+                sock = _Socket(family, kind, protocol)
+                try:
+                    for option in self.socket_options or ():
+                        sock.setsockopt(*option)
+                    sock.settimeout(deadline.wait(deadline.connect))
+                    sock.connect(address)
+                except OSError as error:
+                    sock.close()
+                    refused = error
+                else:
+                    return sock
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, self, error) from error
+        if isinstance(refused, TimeoutError):
+            raise ConnectTimeoutError(self, "no connection in time") from refused
+        raise NewConnectionError(self, "no connection") from refused
+
+    def send(self, data: Any) -> None:
+        if self.sock is None:
+            self.connect()
+        deadline = DEADLINE.get()
+        if deadline is not None:
+            deadline.was_sent = True
+        super().send(data)
+
+
+class _Connection(_Connects, HTTPConnection):
+    pass
+
+
+class _TlsConnection(_Connects, HTTPSConnection):
+    pass
+
+
+class Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection  # pyright: ignore[reportAssignmentType]
+
+
+class TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection  # pyright: ignore[reportAssignmentType]
+
+
+Addresses = list[tuple[Any, Any, int, str, Any]]
+
+
+def _resolved(host: str, port: int | None, deadline: Deadline) -> Addresses:
+    """The addresses of a host, looked up in a thread: the system's resolver has no time limit."""
+    answers: queue.SimpleQueue[Addresses | OSError] = queue.SimpleQueue()
+
+    def look_up() -> None:
+        try:
+            answers.put(list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
+        except OSError as error:
+            answers.put(error)
+
+    threading.Thread(target=look_up, daemon=True, name="integration-hub-resolver").start()
+    try:
+        answer = answers.get(timeout=deadline.wait(deadline.connect))
+    except queue.Empty:
+        raise TimeoutError("the name was not resolved in time") from None
+    if isinstance(answer, OSError):
+        raise answer
+    return answer
