@@ -27,6 +27,7 @@ from integration_hub.domain.errors import (
     InvalidSchedule,
     InvalidSort,
     InvalidTransition,
+    LeaseLost,
     NotFound,
     PoolExhausted,
     QueryTimeout,
@@ -39,6 +40,7 @@ from integration_hub.domain.errors import (
     StatusError,
     StorageError,
     SyncJobNotFound,
+    SyncRunNotFound,
     TimedOut,
     TooManyPages,
     TooManyRedirects,
@@ -50,6 +52,7 @@ from integration_hub.domain.integration import Integration, IntegrationStatus
 from integration_hub.domain.result import Err, Ok, Result
 from integration_hub.domain.schedule import Schedule, ScheduleKind
 from integration_hub.domain.sync_job import SyncDirection, SyncJob, SyncJobStatus
+from integration_hub.domain.sync_run import SyncRun, SyncRunStatus
 from integration_hub.domain.webhook import Webhook, WebhookStatus
 from integration_hub.http import (
     ApiKeyAuth,
@@ -75,6 +78,7 @@ from integration_hub.memory.repositories import (
     InMemorySyncJobRepository,
     InMemoryWebhookRepository,
 )
+from integration_hub.memory.sync_runs import InMemorySyncRunRepository
 from integration_hub.memory.unit_of_work import InMemoryUnitOfWork
 from integration_hub.ports.clock import Clock, SystemClock
 from integration_hub.ports.query import (
@@ -93,6 +97,7 @@ from integration_hub.ports.repositories import (
     SyncJobRepository,
     WebhookRepository,
 )
+from integration_hub.ports.sync_runs import SyncRunRepository
 from integration_hub.ports.unit_of_work import EVERY_TENANT, UnitOfWork, UnitOfWorkManager
 from integration_hub.settings import HubSettings
 from integration_hub.sql.aggregates import (
@@ -103,6 +108,7 @@ from integration_hub.sql.aggregates import (
     SqliteSyncJobRepository,
     SqliteWebhookRepository,
 )
+from integration_hub.sql.sync_runs import PostgresSyncRunRepository, SqliteSyncRunRepository
 from integration_hub.sql.unit_of_work import PostgresUnitOfWork, SqliteUnitOfWork
 
 __all__ = [
@@ -136,6 +142,7 @@ __all__ = [
     "HubSettings",
     "InMemoryIntegrationRepository",
     "InMemorySyncJobRepository",
+    "InMemorySyncRunRepository",
     "InMemoryUnitOfWork",
     "InMemoryWebhookRepository",
     "Integration",
@@ -148,6 +155,7 @@ __all__ = [
     "InvalidSchedule",
     "InvalidSort",
     "InvalidTransition",
+    "LeaseLost",
     "Limits",
     "MockDatabaseConnection",
     "NotFound",
@@ -160,6 +168,7 @@ __all__ = [
     "PoolSettings",
     "PostgresIntegrationRepository",
     "PostgresSyncJobRepository",
+    "PostgresSyncRunRepository",
     "PostgresUnitOfWork",
     "PostgresWebhookRepository",
     "QueryResult",
@@ -179,6 +188,7 @@ __all__ = [
     "Sort",
     "SqliteIntegrationRepository",
     "SqliteSyncJobRepository",
+    "SqliteSyncRunRepository",
     "SqliteUnitOfWork",
     "SqliteWebhookRepository",
     "StaleVersion",
@@ -190,6 +200,10 @@ __all__ = [
     "SyncJobNotFound",
     "SyncJobRepository",
     "SyncJobStatus",
+    "SyncRun",
+    "SyncRunNotFound",
+    "SyncRunRepository",
+    "SyncRunStatus",
     "SystemClock",
     "TimedOut",
     "Timeout",

@@ -28,6 +28,7 @@ from integration_hub.domain.values import (
 )
 
 A = TypeVar("A", bound="Aggregate")
+D = TypeVar("D")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,10 +123,10 @@ def put(target: object, name: str, value: object) -> None:
     object.__setattr__(target, name, value)
 
 
-def evolved(source: A, **changes: Any) -> A:
-    """A copy with changes that need no check, since they come from this package's own rules."""
+def evolved(source: D, **changes: Any) -> D:
+    """A copy of a frozen dataclass with changes that need no check, since they are our own."""
     copy = object.__new__(type(source))
-    for each in dataclasses.fields(source):
+    for each in dataclasses.fields(source):  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
         name = each.name
         put(copy, name, changes[name] if name in changes else getattr(source, name))
     return copy

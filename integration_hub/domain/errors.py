@@ -14,11 +14,13 @@ sessions, so that any layer may raise them; no message and no field holds a secr
     ├─ NotFound
     │   ├─ IntegrationNotFound
     │   ├─ WebhookNotFound
-    │   └─ SyncJobNotFound
+    │   ├─ SyncJobNotFound
+    │   └─ SyncRunNotFound
     ├─ DuplicateName              a name that is taken
     ├─ DuplicateId                an id that is taken
     ├─ StaleVersion               somebody else changed it first
     ├─ UnitOfWorkClosed           a unit of work that has ended
+    ├─ LeaseLost                  a sync run that is no longer one's own
     ├─ StorageError               the database said no
     │   ├─ DatabaseUnavailable    (retryable)
     │   ├─ SerializationConflict  (retryable)
@@ -176,6 +178,13 @@ class SyncJobNotFound(NotFound):
     kind = "sync job"
 
 
+class SyncRunNotFound(NotFound):
+    """No such sync run."""
+
+    code = "sync_run_not_found"
+    kind = "sync run"
+
+
 class DuplicateName(HubError):
     """The name is taken: within the tenant for integrations, within the integration for others."""
 
@@ -222,6 +231,16 @@ class UnitOfWorkClosed(HubError):
     def __init__(self, state: str) -> None:
         super().__init__(f"this unit of work is {state}; open one with hub.unit_of_work()")
         self.state = state
+
+
+class LeaseLost(HubError):
+    """The sync run has ended: its lease ran out and was given up, or it was cancelled."""
+
+    code = "lease_lost"
+
+    def __init__(self, run_id: UUID) -> None:
+        super().__init__(f"sync run {run_id} is no longer running; stop working on it")
+        self.run_id = run_id
 
 
 class StorageError(HubError):

@@ -13,8 +13,8 @@ from enum import StrEnum
 from typing import Any, ClassVar
 
 from integration_hub.domain.aggregate import Aggregate, put, reason
-from integration_hub.domain.errors import IntegrationNotFound, NotFound
-from integration_hub.domain.values import checked_slug, member
+from integration_hub.domain.errors import IntegrationNotFound, NotFound, ValidationError
+from integration_hub.domain.values import checked_count, checked_slug, member
 
 
 class IntegrationStatus(StrEnum):
@@ -29,6 +29,9 @@ _S = IntegrationStatus
 STATUSES = {status.value: status for status in _S}
 RESTING = frozenset({_S.PAUSED, _S.ARCHIVED})
 """While an integration is in one of these, its sync jobs are not due."""
+
+MOST_AT_ONCE = 1_000
+"""The most sync jobs of one integration that can run at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +59,12 @@ class Integration(Aggregate):
         Aggregate.__post_init__(self)
         put(self, "type", checked_slug("type", self.type))
         put(self, "status", member("status", self.status, STATUSES))
+        sync = self.config.get("sync", {})
+        if not isinstance(sync, Mapping):
+            raise ValidationError("config.sync", type(sync).__name__, "must be a JSON object")
+        if "max_concurrency" in sync:
+            most = sync["max_concurrency"]
+            checked_count("config.sync.max_concurrency", most, least=1, most=MOST_AT_ONCE)
 
     def activate(self, now: datetime) -> Integration:
         """In use; a former error is forgotten, and a switched-off integration is switched on."""

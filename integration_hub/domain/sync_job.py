@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, ClassVar, Self
 from uuid import UUID
 
 from integration_hub.domain.aggregate import Aggregate, evolved, put
 from integration_hub.domain.errors import NotFound, SyncJobNotFound, ValidationError
-from integration_hub.domain.schedule import Schedule
+from integration_hub.domain.schedule import Schedule, ScheduleKind
 from integration_hub.domain.values import (
     checked_count,
+    checked_duration,
     checked_id,
     checked_json,
     checked_time,
@@ -44,6 +45,11 @@ _S = SyncJobStatus
 STATUSES = {status.value: status for status in _S}
 DIRECTIONS = {direction.value: direction for direction in SyncDirection}
 MOST_RECORDS = 2**63 - 1
+CATCH_UP = {name: name for name in ("latest", "all", "skip")}
+MOST_MISSED = 100
+"""How many missed times are made up for at the most; after more, as after none, comes the next."""
+GRACE = timedelta(seconds=60)
+"""How late a run may be, before it counts as missed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +104,13 @@ class SyncJob(Aggregate):
         put(self, "checkpoint", checked_json("checkpoint", self.checkpoint))
         for name in ("next_run_at", "last_run_at"):
             put(self, name, optional_time(name, getattr(self, name)))
+        sync = self.config.get("sync", {})
+        if not isinstance(sync, Mapping):
+            raise ValidationError("config.sync", type(sync).__name__, "must be a JSON object")
+        if "catch_up" in sync:
+            member("config.sync.catch_up", sync["catch_up"], CATCH_UP)
+        if sync.get("timeout") is not None:
+            checked_duration("config.sync.timeout", sync["timeout"])
 
     # A dataclass with slots is made anew by its decorator, so that a bare super() would miss it.
 
@@ -121,7 +134,7 @@ class SyncJob(Aggregate):
         """Not due until resumed."""
         return self._moved(_S.PAUSED, now)
 
-    def resume(self, now: datetime) -> SyncJob:
+    def resume(self, now: datetime) -> Self:
         """Waiting for its time again, with all its attempts; a past error is forgotten."""
         moment = checked_time("now", now)
         changes = {"attempt": 0, "error_message": None}
@@ -130,6 +143,105 @@ class SyncJob(Aggregate):
     def cancel(self, now: datetime) -> SyncJob:
         """Never run again."""
         return self._moved(_S.CANCELLED, now, next_run_at=None)
+
+    def run_now(self, now: datetime) -> Self:
+        """Due at once, whatever its schedule says; resumed, if it rested or was over."""
+        moment = checked_time("now", now)
+        waiting = self if self.status == _S.PENDING else self.resume(moment)
+        return evolved(waiting, next_run_at=moment)
+
+    # --- what its runs do to it ---------------------------------------------------------------
+
+    @property
+    def catch_up(self) -> str:
+        """What is done about times that were missed: ``latest`` (once), ``all`` or ``skip``."""
+        found: str = self.config.get("sync", {}).get("catch_up", "latest")
+        return found
+
+    @property
+    def time_limit(self) -> timedelta | None:
+        """How long one run may take: ``config["sync"]["timeout"]``, in seconds."""
+        seconds = self.config.get("sync", {}).get("timeout")
+        return None if seconds is None else timedelta(seconds=seconds)
+
+    def is_missed(self, now: datetime) -> bool:
+        """Whether its time passed so long ago that it is skipped, as the job wants it."""
+        if self.catch_up != "skip" or self.next_run_at is None or self.attempt > 0:
+            return False
+        return now - self.next_run_at > GRACE
+
+    def skipped(self, now: datetime) -> Self:
+        """Waiting for the next time after `now`, as if the missed ones had never been."""
+        return evolved(self, version=self.version + 1, next_run_at=self.schedule.next_after(now))
+
+    def started(self, now: datetime) -> Self:
+        """Running, as one more attempt."""
+        changes = {"attempt": self.attempt + 1, "version": self.version + 1}
+        return evolved(self, status=_S.RUNNING, status_changed_at=now, updated_at=now, **changes)
+
+    def succeeded(
+        self, now: datetime, *, started_at: datetime, records: int, checkpoint: Any
+    ) -> Self:
+        """With its progress, waiting for its next time, or completed if there is none to come.
+
+        A job that was paused or cancelled meanwhile stays so, and keeps its progress.
+        """
+        following = self._following(now)
+        is_over = following is None and self.schedule.kind is not ScheduleKind.MANUAL
+        return self._after_run(
+            _S.COMPLETED if is_over else _S.PENDING,
+            now,
+            started_at=started_at,
+            attempt=0,
+            error_message=None,
+            next_run_at=following,
+            records_processed=self.records_processed + records,
+            **({} if checkpoint is None else {"checkpoint": checkpoint}),
+        )
+
+    def unsuccessful(
+        self, now: datetime, *, started_at: datetime, error: str, wait: timedelta
+    ) -> Self:
+        """Waiting for another attempt, or failed if that was the last one."""
+        is_last = self.attempt >= self.max_attempts
+        return self._after_run(
+            _S.FAILED if is_last else _S.PENDING,
+            now,
+            started_at=started_at,
+            error_message=error,
+            next_run_at=None if is_last else now + wait,
+        )
+
+    def released(self, now: datetime) -> Self:
+        """As it was before it was claimed."""
+        return self._after_run(_S.PENDING, now, attempt=max(0, self.attempt - 1))
+
+    def _after_run(
+        self,
+        status: SyncJobStatus,
+        now: datetime,
+        *,
+        started_at: datetime | None = None,
+        **changes: Any,
+    ) -> Self:
+        if self.status == _S.RUNNING:
+            changes.update(status=status, status_changed_at=now)
+        elif self.status == _S.CANCELLED:
+            changes.pop("next_run_at", None)
+        if started_at is not None:
+            changes["last_run_at"] = started_at
+        return evolved(self, version=self.version + 1, updated_at=now, **changes)
+
+    def _following(self, now: datetime) -> datetime | None:
+        """The next time after a success: after now, or for `all` after the time that it was for."""
+        if self.catch_up != "all" or self.next_run_at is None:
+            return self.schedule.next_after(now)
+        following = moment = self.schedule.next_after(self.next_run_at)
+        for _ in range(MOST_MISSED):
+            if moment is None or moment > now:
+                return following
+            moment = self.schedule.next_after(moment)
+        return self.schedule.next_after(now)
 
     def planned(self, now: datetime) -> Self:
         """With its next run set, if it has none."""

@@ -6,7 +6,7 @@ May import: `ports`, `domain`, and its neighbours.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from uuid import UUID
 
@@ -18,6 +18,7 @@ from integration_hub.domain.errors import (
 )
 from integration_hub.domain.integration import RESTING, Integration
 from integration_hub.domain.sync_job import SyncJob
+from integration_hub.domain.sync_run import SyncRun
 from integration_hub.domain.values import checked_count, checked_id, checked_time, searchable
 from integration_hub.domain.webhook import DELIVERABLE, IN_TROUBLE, Webhook
 from integration_hub.memory.matching import index_keys, matcher, sort_key
@@ -38,6 +39,7 @@ from integration_hub.ports.query import (
     checked_sort,
 )
 from integration_hub.ports.repositories import require_free, scope_of, the_only_one
+from integration_hub.ports.sync_runs import CLAIM_LEASE, checked_claim
 from integration_hub.ports.unit_of_work import EveryTenant
 
 if TYPE_CHECKING:
@@ -45,6 +47,16 @@ if TYPE_CHECKING:
 
 A = TypeVar("A", bound=Aggregate)
 F = TypeVar("F", bound=Filter)
+
+
+_CHILDREN: dict[type[Any], tuple[tuple[type[Any], str], ...]] = {
+    Integration: (
+        (Webhook, "integration_id"),
+        (SyncRun, "integration_id"),
+        (SyncJob, "integration_id"),
+    ),
+    SyncJob: ((SyncRun, "sync_job_id"),),
+}
 
 
 class MemoryRepository(Generic[A, F]):
@@ -103,10 +115,9 @@ class MemoryRepository(Generic[A, F]):
         self._uow.require_active()
         with self._uow.store.lock:
             self._get(checked_id("id", id))
-            if self.KIND is Integration:
-                for kind in (Webhook, SyncJob):
-                    for child in self._uow.layer(kind).ids("integration_id", [id]):
-                        self._uow.discard(kind, child, is_cascade=True)
+            for kind, key in _CHILDREN.get(self.KIND, ()):
+                for child in self._uow.layer(kind).ids(key, [id]):
+                    self._uow.discard(kind, child, is_cascade=True)
             self._uow.discard(self.KIND, id)
 
     def clear(self) -> None:
@@ -317,6 +328,21 @@ class InMemorySyncJobRepository(MemoryRepository[SyncJob, SyncJobFilter]):
         with self._uow.store.lock:
             jobs = self._matching(SyncJobFilter(due_by=moment), Sort("next_run_at"))
             return [job for job in jobs if self._runs(job)][:limit]
+
+    def claim(
+        self,
+        worker: str,
+        *,
+        limit: int = 10,
+        lease: timedelta | float = CLAIM_LEASE,
+        now: datetime | None = None,
+    ) -> list[SyncRun]:
+        duration = checked_claim(worker, limit, lease)
+        moment = self._uow.clock.now() if now is None else checked_time("now", now)
+        with self._uow.store.lock:
+            jobs = self._matching(SyncJobFilter(due_by=moment), Sort("next_run_at"))
+            due = [job for job in jobs if self._runs(job)]
+            return self._uow.sync_runs.claimed(due, worker, limit, duration, moment)
 
     def _runs(self, job: SyncJob) -> bool:
         integration = self._uow.layer(Integration).get(job.integration_id)

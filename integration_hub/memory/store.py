@@ -9,15 +9,17 @@ import threading
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 from uuid import UUID
 
 from integration_hub.domain.aggregate import Aggregate
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.sync_job import SyncJob, SyncJobStatus
+from integration_hub.domain.sync_run import SyncRun
 from integration_hub.domain.webhook import Webhook
 
-A = TypeVar("A", bound=Aggregate)
+Row: TypeAlias = Aggregate | SyncRun
+A = TypeVar("A", bound=Row)
 Keys = Callable[[Any], Iterable[Hashable]]
 Due = tuple[datetime, UUID]
 
@@ -30,7 +32,7 @@ _OF_INTEGRATION: Mapping[str, Keys] = {
     "name": lambda item: ((item.integration_id, item.name),),
     "integration_id": lambda item: (item.integration_id,),
 }
-INDEXES: Mapping[type[Aggregate], Mapping[str, Keys]] = {
+INDEXES: Mapping[type[Any], Mapping[str, Keys]] = {
     Integration: {
         **_COMMON,
         "name": lambda item: (item.name,),
@@ -38,7 +40,17 @@ INDEXES: Mapping[type[Aggregate], Mapping[str, Keys]] = {
     },
     Webhook: {**_COMMON, **_OF_INTEGRATION, "events": lambda item: item.events},
     SyncJob: {**_COMMON, **_OF_INTEGRATION},
+    SyncRun: {
+        "tenant": lambda run: (run.tenant,),
+        "integration_id": lambda run: (run.integration_id,),
+        "sync_job_id": lambda run: (run.sync_job_id,),
+        "running": lambda run: (ANY, run.integration_id) if run.is_running else (),
+    },
 }
+
+
+ANY = "any"
+"""The key under which an index has everything that it holds."""
 
 
 class DueIndex:
@@ -129,10 +141,13 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self._tables: dict[type[Aggregate], Table[Any]] = {kind: Table(kind) for kind in INDEXES}
+        #: By id: the jobs and runs that a unit of work has claimed or ended and not yet committed,
+        #: which others pass by, as Postgres' SKIP LOCKED does.
+        self.held: dict[UUID, object] = {}
+        self._tables: dict[type[Any], Table[Any]] = {kind: Table(kind) for kind in INDEXES}
 
     def table(self, kind: type[A]) -> Table[A]:
         return self._tables[kind]
 
-    def __iter__(self) -> Iterator[type[Aggregate]]:
+    def __iter__(self) -> Iterator[type[Row]]:
         return iter(self._tables)

@@ -11,25 +11,28 @@ from datetime import datetime
 from typing import Any, Generic, Self, TypeVar
 from uuid import UUID
 
-from integration_hub.domain.aggregate import Aggregate
 from integration_hub.domain.errors import (
     DuplicateId,
     DuplicateName,
     IntegrationNotFound,
+    LeaseLost,
     StaleVersion,
 )
 from integration_hub.domain.integration import Integration
+from integration_hub.domain.sync_job import SyncJob
+from integration_hub.domain.sync_run import SyncRun
 from integration_hub.memory.repositories import (
     InMemoryIntegrationRepository,
     InMemorySyncJobRepository,
     InMemoryWebhookRepository,
 )
-from integration_hub.memory.store import INDEXES, MemoryStore, Table
+from integration_hub.memory.store import INDEXES, MemoryStore, Row, Table
+from integration_hub.memory.sync_runs import InMemorySyncRunRepository
 from integration_hub.ports.clock import Clock, SystemClock
 from integration_hub.ports.repositories import scope_of
 from integration_hub.ports.unit_of_work import Tenant, UnitOfWorkLifecycle
 
-A = TypeVar("A", bound=Aggregate)
+A = TypeVar("A", bound=Row)
 
 
 #: What a commit must find: anything, the row as such, or the very version that was changed.
@@ -70,6 +73,11 @@ class Layer(Generic[A]):
         base = [id for id in self.base.rows if id not in self.based_on]
         return base + list(self.changed.rows)
 
+    def slots_of(self, integration_id: UUID) -> set[int]:
+        """Of runs: the places of an integration that those changed here take."""
+        runs = map(self.changed.rows.get, self.changed.ids("running", integration_id))
+        return {run.slot for run in runs if isinstance(run, SyncRun)}
+
     def named(self, scope: Hashable, name: str) -> A | None:
         """The one of this name within its scope."""
         if self.kind is not Integration:
@@ -101,12 +109,11 @@ class MemoryUnitOfWork(UnitOfWorkLifecycle):
     ) -> None:
         super().__init__(tenant=tenant, actor=actor, clock=clock or SystemClock())
         self.store = store
-        self._layers: dict[type[Aggregate], Layer[Any]] = {
-            k: Layer(k, store.table(k)) for k in store
-        }
-        self._undo: list[tuple[Layer[Any], UUID, Aggregate | None, int | None]] = []
+        self._layers: dict[type[Any], Layer[Any]] = {k: Layer(k, store.table(k)) for k in store}
+        self._undo: list[tuple[Layer[Any], UUID, Row | None, int | None]] = []
         self.integrations = InMemoryIntegrationRepository(self)
         self.webhooks = InMemoryWebhookRepository(self)
+        self.sync_runs = InMemorySyncRunRepository(self)
         self.sync_jobs = InMemorySyncJobRepository(self)
 
     def __enter__(self) -> Self:
@@ -166,17 +173,26 @@ class MemoryUnitOfWork(UnitOfWorkLifecycle):
 
     def _commit(self) -> None:
         with self.store.lock:
-            for layer in self._layers.values():
-                self._check(layer)
-            for layer in self._layers.values():
-                self._apply(layer)
+            try:
+                for layer in self._layers.values():
+                    self._check(layer)
+                for layer in self._layers.values():
+                    self._apply(layer)
+            finally:
+                self._let_go()
 
     def _rollback(self) -> None:
         self._undo.clear()
+        with self.store.lock:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        for id in [id for id, uow in self.store.held.items() if uow is self]:
+            del self.store.held[id]
 
     def _check(self, layer: Layer[Any]) -> None:
         """Everything that was true when the change was made must be true at its commit."""
-        kind: type[Aggregate] = layer.kind
+        kind: Any = layer.kind
         for id, version in layer.based_on.items():
             expectation = layer.expects[id]
             if expectation == ANYTHING:
@@ -188,9 +204,12 @@ class MemoryUnitOfWork(UnitOfWorkLifecycle):
             elif found is None:
                 raise kind.NOT_FOUND(id)
             elif expectation == THE_VERSION and found.version != version:
+                if kind is SyncRun:
+                    raise LeaseLost(id)
                 raise StaleVersion(kind.KIND, id, version, found.version)
-        for item in layer.changed.rows.values():
-            self._check_neighbours(layer, item)
+        if kind is not SyncRun:
+            for item in layer.changed.rows.values():
+                self._check_neighbours(layer, item)
 
     def _check_neighbours(self, layer: Layer[Any], item: Any) -> None:
         other = layer.named(scope_of(item), item.name)
@@ -211,17 +230,17 @@ class MemoryUnitOfWork(UnitOfWorkLifecycle):
                 layer.base.put(item)
             else:
                 layer.base.discard(id)
-                if layer.kind is Integration:
-                    self._remove_children(id)
+                self._remove_children(layer.kind, id)
         layer.base.put_new(new)
 
-    def _remove_children(self, integration_id: UUID) -> None:
-        """Also those that others committed since this unit of work removed the integration."""
-        for kind in INDEXES:
-            if kind is not Integration:
-                table = self.store.table(kind)
-                for id in list(table.ids("integration_id", integration_id)):
-                    table.discard(id)
+    def _remove_children(self, kind: type[Row], id: UUID) -> None:
+        """Also those that others committed since this unit of work removed their parent."""
+        key = {Integration: "integration_id", SyncJob: "sync_job_id"}.get(kind, "")
+        for child in INDEXES:
+            if key in INDEXES[child]:
+                table = self.store.table(child)
+                for each in list(table.ids(key, id)):
+                    table.discard(each)
 
 
 InMemoryUnitOfWork = MemoryUnitOfWork

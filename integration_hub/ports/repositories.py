@@ -7,7 +7,7 @@ tenant's object is `NotFound`, and its name is free.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
 from uuid import UUID
 
@@ -20,6 +20,7 @@ from integration_hub.domain.errors import (
 )
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.sync_job import SyncJob
+from integration_hub.domain.sync_run import SyncRun
 from integration_hub.domain.webhook import Webhook
 from integration_hub.ports.query import (
     NEWEST_FIRST,
@@ -31,6 +32,7 @@ from integration_hub.ports.query import (
     SyncJobFilter,
     WebhookFilter,
 )
+from integration_hub.ports.sync_runs import CLAIM_LEASE
 
 A = TypeVar("A")
 N = TypeVar("N", bound=Aggregate)
@@ -169,6 +171,23 @@ class SyncJobRepository(Repository[SyncJob, SyncJobFilter], Protocol):
 
         Pending, active jobs whose time has come, of integrations that are active and neither
         paused nor archived.
+        """
+        ...
+
+    def claim(
+        self,
+        worker: str,
+        *,
+        limit: int = 10,
+        lease: timedelta | float = CLAIM_LEASE,
+        now: datetime | None = None,
+    ) -> list[SyncRun]:
+        """Take up to `limit` due jobs for a worker, the longest waiting first, each as a new run.
+
+        They are running from the commit on, for as long as `lease` (at least a second) is renewed
+        by heartbeats. Of an integration no more run at once than ``config["sync"]
+        ["max_concurrency"]`` says (1, if it says nothing). Jobs that another unit of work is just
+        claiming are passed by. Each run has its `job` and its `integration` with it.
         """
         ...
 

@@ -30,6 +30,7 @@ from integration_hub.ports.repositories import (
     SyncJobRepository,
     WebhookRepository,
 )
+from integration_hub.ports.sync_runs import SyncRunRepository
 
 State: TypeAlias = Literal["new", "active", "committed", "rolled_back"]
 T = TypeVar("T")
@@ -72,6 +73,8 @@ class UnitOfWork(Protocol):
     def webhooks(self) -> WebhookRepository: ...
     @property
     def sync_jobs(self) -> SyncJobRepository: ...
+    @property
+    def sync_runs(self) -> SyncRunRepository: ...
     @property
     def state(self) -> State: ...
     @property

@@ -5,15 +5,17 @@ May import: `ports`, `domain`, `repositories` and what stands below it.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.sync_job import SyncJob
+from integration_hub.domain.sync_run import SyncRun
 from integration_hub.domain.values import checked_count, checked_time, searchable
 from integration_hub.domain.webhook import DELIVERABLE, IN_TROUBLE, Webhook
 from integration_hub.ports.query import IntegrationFilter, SyncJobFilter, WebhookFilter
 from integration_hub.ports.repositories import the_only_one
+from integration_hub.ports.sync_runs import CLAIM_LEASE, checked_claim
 from integration_hub.sql.mapping import INTEGRATIONS, SYNC_JOBS, WEBHOOKS
 from integration_hub.sql.repositories import SqlRepository
 from integration_hub.sql.statements import Statements
@@ -75,6 +77,18 @@ class SqlSyncJobRepository(SqlRepository[SyncJob, SyncJobFilter]):
         return self._loaded(
             self.STATEMENTS.due(shape, scoped=self._is_scoped), {**values, "limit": limit}
         )
+
+    def claim(
+        self,
+        worker: str,
+        *,
+        limit: int = 10,
+        lease: timedelta | float = CLAIM_LEASE,
+        now: datetime | None = None,
+    ) -> list[SyncRun]:
+        duration = checked_claim(worker, limit, lease)
+        moment = self._uow.clock.now() if now is None else checked_time("now", now)
+        return self._uow.sync_runs.claimed(worker, limit, duration, moment)
 
     def running(self) -> list[SyncJob]:
         return self.find(SyncJobFilter(running=True))

@@ -6,21 +6,23 @@ are put together field by field, past the checks of their constructors: reading 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Table
 
-from integration_hub.domain import integration, sync_job, webhook
+from integration_hub.domain import integration, sync_job, sync_run, webhook
 from integration_hub.domain.aggregate import Aggregate
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.schedule import Schedule
 from integration_hub.domain.sync_job import SyncJob
+from integration_hub.domain.sync_run import SyncRun
 from integration_hub.domain.values import stored_json
 from integration_hub.domain.webhook import Webhook
-from integration_hub.sql.models import Base, IntegrationRow, SyncJobRow, WebhookRow
+from integration_hub.sql.models import Base, IntegrationRow, SyncJobRow, SyncRunRow, WebhookRow
 
-A = TypeVar("A", bound=Aggregate)
+A = TypeVar("A", bound=Aggregate | SyncRun)
 Convert = Callable[[Any], Any]
 
 _FIELDS: Mapping[str, str] = {"tenant_id": "tenant"}
@@ -47,8 +49,10 @@ class Mapper(Generic[A]):
         fields = [str(_FIELDS.get(name, name)) for name in self.columns]
         # A slot's own setter passes by the frozen dataclass's __setattr__.
         self._set = [getattr(kind, field).__set__ for field in fields]
+        others = {each.name for each in dataclasses.fields(kind)} - set(fields)
+        self._absent = [getattr(kind, field).__set__ for field in sorted(others)]
         reading = {**_FROM_ROW, **from_row}
-        self._reading = [(self.columns.index(name), reading[name]) for name in reading]
+        self._reading = [(at, reading[n]) for at, n in enumerate(self.columns) if n in reading]
         writing = {**_TO_ROW, **to_row}
         self._writing = [(n, f, writing.get(n)) for n, f in zip(self.columns, fields, strict=True)]
 
@@ -60,6 +64,8 @@ class Mapper(Generic[A]):
         item = object.__new__(self.kind)
         for put, value in zip(self._set, values):  # noqa: B905 - lengths are equal by construction
             put(item, value)
+        for put in self._absent:
+            put(item, None)
         return item
 
     def dump(self, item: A) -> dict[str, Any]:
@@ -96,4 +102,14 @@ SYNC_JOBS = Mapper(
         "checkpoint": stored_json,
     },
     to_row={"schedule": Schedule.to_json},
+)
+SYNC_RUNS = Mapper(
+    SyncRun,
+    SyncRunRow,
+    from_row={
+        "status": sync_run.STATUSES.__getitem__,
+        "checkpoint_before": stored_json,
+        "checkpoint_after": stored_json,
+    },
+    to_row={},
 )

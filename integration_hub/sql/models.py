@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from integration_hub.database.types import UtcDateTime, json_type, ordered_text
-from integration_hub.domain import integration, sync_job, webhook
+from integration_hub.domain import integration, sync_job, sync_run, webhook
 
 metadata = MetaData(
     naming_convention={
@@ -164,4 +164,49 @@ class SyncJobRow(AggregateColumns, Base):
             sqlite_where=WAITING_ON_SQLITE,
         ),
         _gin("ix_sync_jobs_tags", "tags"),
+    )
+
+
+RUNNING = text("status = 'running'")
+"""What the indexes on running runs hold."""
+
+
+class SyncRunRow(Base):
+    """A row of ``sync_runs``: one per attempt; it changes only until its end."""
+
+    __tablename__ = "sync_runs"
+
+    id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(Text, server_default="default")
+    sync_job_id: Mapped[UUID] = mapped_column(ForeignKey("sync_jobs.id", ondelete="CASCADE"))
+    integration_id: Mapped[UUID]
+    slot: Mapped[int]
+    attempt: Mapped[int]
+    status: Mapped[str] = mapped_column(ordered_text())
+    worker: Mapped[str] = mapped_column(Text)
+    started_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    heartbeat_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    lease_expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    records_processed: Mapped[int] = mapped_column(BigInteger)
+    checkpoint_before: Mapped[Any | None] = mapped_column(json_type())
+    checkpoint_after: Mapped[Any | None] = mapped_column(json_type())
+    error_code: Mapped[str | None] = mapped_column(Text)
+    error_message: Mapped[str | None] = mapped_column(Text)
+    version: Mapped[int]
+
+    __table_args__ = (
+        _one_of("status", sync_run.STATUSES),
+        CheckConstraint("attempt >= 1 AND slot >= 1", name="attempt"),
+        CheckConstraint("(status = 'running') = (finished_at IS NULL)", name="finished"),
+        Index("ix_sync_runs_history", "sync_job_id", "started_at", "id"),  # read backwards
+        Index("ix_sync_runs_ended", "finished_at", "id"),
+        *(
+            Index(name, *columns, unique=unique, postgresql_where=RUNNING, sqlite_where=RUNNING)
+            for name, columns, unique in (
+                ("ix_sync_runs_leases", ("lease_expires_at", "id"), False),
+                ("uq_sync_runs_running_job", ("sync_job_id",), True),
+                ("uq_sync_runs_running_slot", ("integration_id", "slot"), True),
+            )
+        ),
     )

@@ -36,6 +36,11 @@ from integration_hub.sql.aggregates import (
     SqlWebhookRepository,
 )
 from integration_hub.sql.prepared import Prepared
+from integration_hub.sql.sync_runs import (
+    PostgresSyncRunRepository,
+    SqliteSyncRunRepository,
+    SqlSyncRunRepository,
+)
 
 _STATEMENTS = logging.getLogger("sqlalchemy.engine.Engine")
 
@@ -51,6 +56,7 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
     INTEGRATIONS: ClassVar[type[SqlIntegrationRepository]]
     WEBHOOKS: ClassVar[type[SqlWebhookRepository]]
     SYNC_JOBS: ClassVar[type[SqlSyncJobRepository]]
+    SYNC_RUNS: ClassVar[type[SqlSyncRunRepository]]
 
     def __init__(
         self,
@@ -71,6 +77,7 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         self.integrations = self.INTEGRATIONS(self)
         self.webhooks = self.WEBHOOKS(self)
         self.sync_jobs = self.SYNC_JOBS(self)
+        self.sync_runs = self.SYNC_RUNS(self)
 
     def __enter__(self) -> Self:
         self._enter()
@@ -260,6 +267,7 @@ class PostgresUnitOfWork(SqlUnitOfWork):
     INTEGRATIONS = PostgresIntegrationRepository
     WEBHOOKS = PostgresWebhookRepository
     SYNC_JOBS = PostgresSyncJobRepository
+    SYNC_RUNS = PostgresSyncRunRepository
 
 
 class SqliteUnitOfWork(SqlUnitOfWork):
@@ -268,3 +276,4 @@ class SqliteUnitOfWork(SqlUnitOfWork):
     INTEGRATIONS = SqliteIntegrationRepository
     WEBHOOKS = SqliteWebhookRepository
     SYNC_JOBS = SqliteSyncJobRepository
+    SYNC_RUNS = SqliteSyncRunRepository

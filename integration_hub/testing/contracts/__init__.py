@@ -15,6 +15,7 @@ import pytest
 pytest.register_assert_rewrite(
     "integration_hub.testing.contracts.json",
     "integration_hub.testing.contracts.repositories",
+    "integration_hub.testing.contracts.sync_runs",
     "integration_hub.testing.contracts.tenants",
     "integration_hub.testing.contracts.units_of_work",
 )
@@ -25,6 +26,7 @@ from integration_hub.testing.contracts.repositories import (  # noqa: E402
     SyncJobContract,
     WebhookContract,
 )
+from integration_hub.testing.contracts.sync_runs import SyncRunContract  # noqa: E402
 from integration_hub.testing.contracts.tenants import TenantContract  # noqa: E402
 from integration_hub.testing.contracts.units_of_work import UnitOfWorkContract  # noqa: E402
 
@@ -32,6 +34,7 @@ __all__ = [
     "IntegrationContract",
     "JsonContract",
     "SyncJobContract",
+    "SyncRunContract",
     "TenantContract",
     "UnitOfWorkContract",
     "WebhookContract",

@@ -37,6 +37,7 @@ COVERED = {
     "by_status",
     "by_tag",
     "by_type",
+    "claim",  # in SyncRunContract
     "count",
     "due",
     "exists",

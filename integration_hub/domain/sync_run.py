@@ -1,0 +1,162 @@
+"""A sync run: one attempt at a sync job, by one worker, for as long as its lease lasts.
+
+May import: `errors`, `integration`, `sync_job`, `values`. What an attempt does to its job is said
+here and in `sync_job`, once for all stores.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, ClassVar
+from uuid import UUID
+
+from integration_hub.domain.aggregate import evolved
+from integration_hub.domain.errors import (
+    HubError,
+    NotFound,
+    RetriesExhausted,
+    StatusError,
+    SyncRunNotFound,
+)
+from integration_hub.domain.integration import Integration
+from integration_hub.domain.sync_job import SyncJob
+from integration_hub.domain.values import checked_count, checked_json, clipped_text, new_id
+
+BACKOFF = timedelta(seconds=10)  # the longest wait after a first failure; it doubles with each
+LONGEST_BACKOFF = timedelta(hours=1)
+
+
+class SyncRunStatus(StrEnum):
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    LOST = "lost"
+    CANCELLED = "cancelled"
+
+
+_S = SyncRunStatus
+STATUSES = {status.value: status for status in _S}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncRun:
+    """One attempt. Stores make these; `job` and `integration` are there on what `claim` gives.
+
+    The lease belongs to the run, not to the worker: a worker that was taken for dead, or one that
+    was started again under the same name, can't touch what is no longer its own.
+    """
+
+    KIND: ClassVar[str] = "sync run"
+    NOT_FOUND: ClassVar[type[NotFound]] = SyncRunNotFound
+
+    sync_job_id: UUID
+    integration_id: UUID
+    slot: int  # of the integration's places for jobs that run at once, counted from 1
+    attempt: int
+    worker: str
+    started_at: datetime
+    heartbeat_at: datetime
+    lease_expires_at: datetime
+    status: SyncRunStatus = SyncRunStatus.RUNNING
+    finished_at: datetime | None = None
+    records_processed: int = 0
+    checkpoint_before: Any = field(default=None, repr=False)
+    checkpoint_after: Any = field(default=None, repr=False)
+    error_code: str | None = None
+    error_message: str | None = None
+    id: UUID = field(default_factory=new_id)
+    tenant: str = ""
+    version: int = 1
+    job: SyncJob | None = field(default=None, repr=False, compare=False)
+    integration: Integration | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def is_running(self) -> bool:
+        return self.status == _S.RUNNING
+
+    @property
+    def checkpoint(self) -> Any:
+        """Where the sync stands: what the run has stored, or else where it took up."""
+        return self.checkpoint_before if self.checkpoint_after is None else self.checkpoint_after
+
+    def heard(self, now: datetime, *, records: int | None, checkpoint: Any) -> SyncRun:
+        """The run after a sign of life: its lease begins anew."""
+        return evolved(
+            self,
+            version=self.version + 1,
+            heartbeat_at=now,
+            lease_expires_at=now + (self.lease_expires_at - self.heartbeat_at),
+            **_progress(records, checkpoint),
+        )
+
+    def ended(
+        self,
+        status: SyncRunStatus,
+        now: datetime,
+        *,
+        records: int | None = None,
+        checkpoint: Any = None,
+        error: object = None,
+    ) -> SyncRun:
+        """The run at its end; `error` is an exception, or somebody's words."""
+        code = error.code if isinstance(error, HubError) else type(error).__name__
+        told = {"error_code": code, "error_message": clipped_text(error) or code}
+        return evolved(
+            self,
+            version=self.version + 1,
+            status=status,
+            finished_at=now,
+            **_progress(records, checkpoint),
+            **({} if error is None else told),
+        )
+
+
+def _progress(records: int | None, checkpoint: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if records is not None:
+        found["records_processed"] = checked_count("records", records, most=2**63 - 1)
+    if checkpoint is not None:
+        found["checkpoint_after"] = checked_json("checkpoint", checkpoint)
+    return found
+
+
+def opened(
+    job: SyncJob, *, worker: str, slot: int, now: datetime, lease: timedelta
+) -> tuple[SyncRun, SyncJob]:
+    """The run of a job that is claimed at `now`, and the job as it is then."""
+    started = job.started(now)
+    run = SyncRun(
+        sync_job_id=job.id,
+        integration_id=job.integration_id,
+        slot=slot,
+        attempt=started.attempt,
+        worker=worker,
+        started_at=now,
+        heartbeat_at=now,
+        lease_expires_at=now + lease,
+        checkpoint_before=job.checkpoint,
+        tenant=job.tenant,
+    )
+    return run, started
+
+
+def wait_after(attempt: int, error: object) -> timedelta:
+    """How long to wait after an attempt that failed: what the other system asked for, or a random
+    part of a time that doubles (full jitter), up to an hour.
+    """
+    last = error.last if isinstance(error, RetriesExhausted) else error
+    if isinstance(last, StatusError) and last.is_retryable and last.retry_after is not None:
+        return last.retry_after
+    longest = min(BACKOFF * (1 << min(attempt - 1, 20)), LONGEST_BACKOFF)
+    return longest * random.random()
+
+
+def max_concurrency(config: Mapping[str, Any]) -> int:
+    """How many jobs of an integration run at once: ``config["sync"]["max_concurrency"]``, or 1."""
+    sync = config.get("sync")
+    most = sync.get("max_concurrency", 1) if isinstance(sync, Mapping) else 1
+    return most if isinstance(most, int) and not isinstance(most, bool) and most >= 1 else 1

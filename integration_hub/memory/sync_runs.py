@@ -1,0 +1,139 @@
+"""Sync runs over dicts: claims, and the life of a run.
+
+May import: `ports`, `domain`, and its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from integration_hub.domain.aggregate import evolved
+from integration_hub.domain.errors import SyncRunNotFound
+from integration_hub.domain.integration import Integration
+from integration_hub.domain.sync_job import SyncJob
+from integration_hub.domain.sync_run import SyncRun, max_concurrency, opened
+from integration_hub.domain.values import checked_count, checked_id, checked_time
+from integration_hub.memory.store import ANY
+from integration_hub.ports.sync_runs import RunsLife, checked_statuses
+from integration_hub.ports.unit_of_work import EveryTenant
+
+if TYPE_CHECKING:
+    from integration_hub.memory.unit_of_work import MemoryUnitOfWork
+
+
+class InMemorySyncRunRepository(RunsLife):
+    """Sync runs over dicts."""
+
+    def __init__(self, uow: MemoryUnitOfWork) -> None:
+        self._uow = uow
+        self.clock = uow.clock
+        self._runs = uow.layer(SyncRun)
+        self._jobs = uow.layer(SyncJob)
+
+    def get(self, id: UUID, /) -> SyncRun:
+        self._uow.require_active()
+        with self._uow.store.lock:
+            run = self._runs.get(checked_id("id", id))
+            if run is None or not self._is_seen(run):
+                raise SyncRunNotFound(id)
+            return run
+
+    def history(
+        self, job_id: UUID, limit: int = 50, *, status: str | Collection[str] | None = None
+    ) -> list[SyncRun]:
+        self._uow.require_active()
+        checked_count("limit", limit, least=1)
+        wanted = checked_statuses(status)
+        with self._uow.store.lock:
+            ids = self._runs.ids("sync_job_id", [checked_id("job_id", job_id)])
+            runs = [run for run in map(self._runs.get, ids) if run is not None]
+        found = [r for r in runs if self._is_seen(r) and (wanted is None or r.status in wanted)]
+        return sorted(found, key=lambda run: (run.started_at, run.id), reverse=True)[:limit]
+
+    def prune(self, before: datetime, *, limit: int = 1_000) -> int:
+        self._uow.require_active()
+        moment = checked_time("before", before)
+        checked_count("limit", limit, least=1)
+        with self._uow.store.lock:
+            runs = [run for run in map(self._runs.get, self._runs.all_ids()) if run is not None]
+            ended = [(r.finished_at, r.id) for r in runs if r.finished_at and self._is_seen(r)]
+            old = sorted(each for each in ended if each[0] < moment)[:limit]
+            for _, id in old:
+                self._uow.discard(SyncRun, id, is_cascade=True)
+        return len(old)
+
+    def claimed(
+        self, jobs: list[SyncJob], worker: str, limit: int, lease: timedelta, now: datetime
+    ) -> list[SyncRun]:
+        """Runs of the first `limit` of the due jobs that are free and that there is room for."""
+        found: list[SyncRun] = []
+        for job in jobs:
+            if len(found) == limit:
+                break
+            if self._uow.store.held.get(job.id, self._uow) is not self._uow:
+                continue
+            if job.is_missed(now):
+                self._uow.put(SyncJob, job.skipped(now))
+                continue
+            integration = self._uow.layer(Integration).get(job.integration_id)
+            assert integration is not None
+            slot = self._free_slot(integration)
+            if slot is None:
+                continue
+            run, started = opened(job, worker=worker, slot=slot, now=now, lease=lease)
+            started = evolved(started, updated_by=self._uow.actor)
+            self._uow.store.held[job.id] = self._uow
+            self._uow.put(SyncJob, started)
+            self._uow.put(SyncRun, run)
+            found.append(evolved(run, job=started, integration=integration))
+        return found
+
+    def _free_slot(self, integration: Integration) -> int | None:
+        """A place of the integration that no run has, here or in another unit of work's hands."""
+        ids = self._runs.ids("running", [integration.id])
+        taken = {run.slot for run in map(self._runs.get, ids) if run is not None}
+        for uow in set(self._uow.store.held.values()):
+            if uow is not self._uow:
+                taken |= uow.layer(SyncRun).slots_of(integration.id)  # type: ignore[attr-defined]
+        slots = range(1, max_concurrency(integration.config) + 1)
+        return next((slot for slot in slots if slot not in taken), None)
+
+    def _held(self, id: UUID) -> tuple[SyncRun, SyncJob] | None:
+        self._uow.require_active()
+        with self._uow.store.lock:
+            run = self._runs.get(id)
+            if run is None or not self._is_seen(run):
+                return None
+            job = self._jobs.get(run.sync_job_id)
+            assert job is not None
+            return run, job
+
+    def _expired(self, now: datetime, limit: int) -> list[tuple[SyncRun, SyncJob]]:
+        self._uow.require_active()
+        with self._uow.store.lock:
+            runs = map(self._runs.get, self._runs.ids("running", [ANY]))
+            expired = [
+                run
+                for run in runs
+                if run is not None
+                and run.lease_expires_at <= now
+                and self._is_seen(run)
+                and self._uow.store.held.get(run.id, self._uow) is self._uow
+            ]
+            expired.sort(key=lambda run: (run.lease_expires_at, run.id))
+            held = [self._held(run.id) for run in expired[:limit]]
+        return [each for each in held if each is not None]
+
+    def _keep(self, run: SyncRun, job: SyncJob | None) -> SyncRun:
+        with self._uow.store.lock:
+            self._uow.store.held[run.id] = self._uow
+            self._uow.put(SyncRun, run)
+            if job is not None:
+                self._uow.put(SyncJob, evolved(job, updated_by=self._uow.actor))
+        return run
+
+    def _is_seen(self, run: SyncRun) -> bool:
+        return isinstance(self._uow.tenant, EveryTenant) or run.tenant == self._uow.tenant

@@ -1,0 +1,346 @@
+"""Sync runs in a table: claims, and the life of a run.
+
+May import: `ports`, `domain`, and its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar
+from uuid import UUID
+
+from sqlalchemy import (
+    Integer,
+    any_,
+    bindparam,
+    delete,
+    insert,
+    literal_column,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from integration_hub.domain.aggregate import evolved
+from integration_hub.domain.errors import SyncRunNotFound
+from integration_hub.domain.sync_job import SyncJob
+from integration_hub.domain.sync_run import SyncRun, max_concurrency, opened
+from integration_hub.domain.values import checked_count, checked_id, checked_time, new_id
+from integration_hub.ports.sync_runs import RunsLife, checked_statuses
+from integration_hub.ports.unit_of_work import EveryTenant
+from integration_hub.sql.claiming import claim_text
+from integration_hub.sql.mapping import INTEGRATIONS, SYNC_JOBS, SYNC_RUNS
+from integration_hub.sql.prepared import Prepared
+
+if TYPE_CHECKING:
+    from integration_hub.sql.unit_of_work import SqlUnitOfWork
+
+_RUNS, _JOBS = SYNC_RUNS.table, SYNC_JOBS.table
+_PARENTS = INTEGRATIONS.table
+#: What a run does to its job, and nothing else of it.
+_OF_JOB = (
+    *("status", "status_changed_at", "error_message", "attempt", "next_run_at", "last_run_at"),
+    *("records_processed", "checkpoint", "version", "updated_at", "updated_by"),
+)
+_OF_RUN = (
+    *("status", "heartbeat_at", "lease_expires_at", "finished_at", "records_processed"),
+    *("checkpoint_after", "error_code", "error_message", "version"),
+)
+_VAIN = 5  # how often a claim looks again where others were quicker each time
+_SCAN = 200  # due jobs that are looked at in one go
+
+
+class RunStatements:
+    """The statements on runs, built once per dialect."""
+
+    def __init__(self, dialect: str) -> None:
+        self.is_postgres = dialect == "postgresql"
+        self.get = lru_cache(self._get)
+        self.held = lru_cache(self._held)
+        self.expired = lru_cache(self._expired)
+        self.history = lru_cache(self._history)
+        self.prune = lru_cache(self._prune)
+        self.free = lru_cache(self._free)
+
+    def _get(self, *, scoped: bool) -> Prepared:
+        return Prepared(select(_RUNS).where(_RUNS.c.id == _parameter("id"), *_scope(scoped)))
+
+    def _held(self, *, scoped: bool) -> Prepared:
+        """A run and its job, kept from others until the end of the transaction."""
+        both = select(_RUNS, _JOBS).join(_JOBS, _JOBS.c.id == _RUNS.c.sync_job_id)
+        both = both.where(_RUNS.c.id == _parameter("id"), *_scope(scoped))
+        return Prepared(both.with_for_update(of=[_JOBS, _RUNS]))
+
+    def _expired(self, *, scoped: bool) -> Prepared:
+        """As `held`, of those whose lease has run out, past those that others hold."""
+        both = select(_RUNS, _JOBS).join(_JOBS, _JOBS.c.id == _RUNS.c.sync_job_id)
+        is_running = _RUNS.c.status == literal_column("'running'")
+        expired = _RUNS.c.lease_expires_at <= _parameter("lease_expires_at")
+        both = both.where(is_running, expired, *_scope(scoped))
+        both = both.order_by(_RUNS.c.lease_expires_at, _RUNS.c.id)
+        both = both.limit(bindparam("limit", type_=Integer))
+        return Prepared(both.with_for_update(of=[_JOBS, _RUNS], skip_locked=True))
+
+    def _history(self, *, scoped: bool, chosen: bool) -> Prepared:
+        found = select(_RUNS).where(_RUNS.c.sync_job_id == _parameter("sync_job_id"))
+        found = found.where(*_scope(scoped))
+        if chosen and self.is_postgres:
+            wanted: Any = any_(bindparam("statuses", type_=ARRAY(_RUNS.c.status.type)))
+            found = found.where(_RUNS.c.status == wanted)
+        elif chosen:
+            found = found.where(_RUNS.c.status.in_(bindparam("statuses", expanding=True)))
+        found = found.order_by(_RUNS.c.started_at.desc(), _RUNS.c.id.desc())
+        return Prepared(found.limit(bindparam("limit", type_=Integer)))
+
+    def _prune(self, *, scoped: bool) -> Prepared:
+        """The oldest ended runs, past those that others are just pruning."""
+        old = select(_RUNS.c.id).where(_RUNS.c.finished_at < _parameter("finished_at"))
+        old = old.where(*_scope(scoped)).order_by(_RUNS.c.finished_at, _RUNS.c.id)
+        old = old.limit(bindparam("limit", type_=Integer)).with_for_update(skip_locked=True)
+        return Prepared(delete(_RUNS).where(_RUNS.c.id.in_(old)))
+
+    @cached_property
+    def change_run(self) -> Prepared:
+        return _change(_RUNS, _OF_RUN)
+
+    @cached_property
+    def change_job(self) -> Prepared:
+        return _change(_JOBS, _OF_JOB)
+
+    @cached_property
+    def insert_run(self) -> Prepared:
+        values = {column.name: _new(column) for column in _RUNS.columns}
+        return Prepared(insert(_RUNS).values(values))
+
+    def _free(self, *, scoped: bool) -> Prepared:
+        """SQLite: due jobs with their integrations, from an offset on."""
+        due = select(_JOBS, _PARENTS).join(_PARENTS, _PARENTS.c.id == _JOBS.c.integration_id)
+        due = due.where(
+            _JOBS.c.status == literal_column("'pending'"),
+            _JOBS.c.is_active,
+            _JOBS.c.next_run_at <= _parameter("next_run_at", _JOBS),
+            _PARENTS.c.is_active,
+            _PARENTS.c.status.not_in([literal_column("'archived'"), literal_column("'paused'")]),
+        )
+        if scoped:
+            due = due.where(_JOBS.c.tenant_id == _parameter("tenant_id", _JOBS))
+        due = due.order_by(_JOBS.c.next_run_at, _JOBS.c.id)
+        due = due.limit(bindparam("limit", type_=Integer))
+        return Prepared(due.offset(bindparam("offset", type_=Integer)))
+
+    @cached_property
+    def slots(self) -> Prepared:
+        """The places that are taken, by integration."""
+        is_running = _RUNS.c.status == literal_column("'running'")
+        return Prepared(select(_RUNS.c.integration_id, _RUNS.c.slot).where(is_running))
+
+    @cached_property
+    def claim(self) -> Prepared:
+        return Prepared(claim_text())
+
+
+def _parameter(name: str, table: Any = _RUNS) -> Any:
+    return bindparam(name, type_=table.c[name].type)
+
+
+def _new(column: Any) -> Any:
+    return bindparam(f"new_{column.name}", type_=column.type)
+
+
+def _scope(scoped: bool) -> list[Any]:
+    return [_RUNS.c.tenant_id == _parameter("tenant_id")] if scoped else []
+
+
+def _change(table: Any, columns: tuple[str, ...]) -> Prepared:
+    row = table.c.id == bindparam("new_id", type_=table.c.id.type)
+    return Prepared(update(table).where(row).values({n: _new(table.c[n]) for n in columns}))
+
+
+class SqlSyncRunRepository(RunsLife):
+    """Sync runs in a table."""
+
+    STATEMENTS: ClassVar[RunStatements]
+
+    def __init__(self, uow: SqlUnitOfWork) -> None:
+        self._uow = uow
+        self.clock = uow.clock
+        self._is_scoped = not isinstance(uow.tenant, EveryTenant)
+
+    def get(self, id: UUID, /) -> SyncRun:
+        self._uow.require_active()
+        values = self._scoped(id=checked_id("id", id))
+        for row in self._uow.rows(self.STATEMENTS.get(scoped=self._is_scoped), values):
+            return SYNC_RUNS.load(row)
+        raise SyncRunNotFound(id)
+
+    def history(
+        self, job_id: UUID, limit: int = 50, *, status: str | Collection[str] | None = None
+    ) -> list[SyncRun]:
+        self._uow.require_active()
+        checked_count("limit", limit, least=1)
+        wanted = checked_statuses(status)
+        values = self._scoped(sync_job_id=checked_id("job_id", job_id), limit=limit)
+        if wanted is not None:
+            values["statuses"] = list(wanted)
+        statement = self.STATEMENTS.history(scoped=self._is_scoped, chosen=wanted is not None)
+        return [SYNC_RUNS.load(row) for row in self._uow.rows(statement, values)]
+
+    def prune(self, before: datetime, *, limit: int = 1_000) -> int:
+        self._uow.require_active()
+        moment = checked_time("before", before)
+        checked_count("limit", limit, least=1)
+        values = self._scoped(finished_at=moment, limit=limit)
+        return self._uow.touch(self.STATEMENTS.prune(scoped=self._is_scoped), values)
+
+    def claimed(self, worker: str, limit: int, lease: timedelta, now: datetime) -> list[SyncRun]:
+        raise AssertionError(f"{type(self).__name__} must say how it claims")
+
+    # --- the life of a run --------------------------------------------------------------------
+
+    def _held(self, id: UUID) -> tuple[SyncRun, SyncJob] | None:
+        self._uow.begun()
+        values = self._scoped(id=id)
+        for row in self._uow.rows(self.STATEMENTS.held(scoped=self._is_scoped), values):
+            return _both(row)
+        return None
+
+    def _expired(self, now: datetime, limit: int) -> list[tuple[SyncRun, SyncJob]]:
+        self._uow.begun()
+        values = self._scoped(lease_expires_at=now, limit=limit)
+        rows = self._uow.rows(self.STATEMENTS.expired(scoped=self._is_scoped), values)
+        return [_both(row) for row in rows]
+
+    def _keep(self, run: SyncRun, job: SyncJob | None) -> SyncRun:
+        values = {name: v for name, v in SYNC_RUNS.parameters(run).items() if name[4:] in _RUN}
+        self._uow.touch(self.STATEMENTS.change_run, values)
+        if job is not None:
+            self._change_job(evolved(job, updated_by=self._uow.actor))
+        return run
+
+    def _change_job(self, job: SyncJob) -> None:
+        values = {name: v for name, v in SYNC_JOBS.parameters(job).items() if name[4:] in _JOB}
+        self._uow.touch(self.STATEMENTS.change_job, values)
+
+    def _scoped(self, **values: Any) -> dict[str, Any]:
+        return {"tenant_id": self._uow.tenant, **values} if self._is_scoped else values
+
+
+_RUN = frozenset({"id", *_OF_RUN})
+_JOB = frozenset({"id", *_OF_JOB})
+
+
+def _both(row: Any) -> tuple[SyncRun, SyncJob]:
+    width = len(SYNC_RUNS.columns)
+    return SYNC_RUNS.load(row[:width]), SYNC_JOBS.load(row[width:])
+
+
+class SqliteSyncRunRepository(SqlSyncRunRepository):
+    """Sync runs on SQLite, which has one writer at a time: it looks, and takes."""
+
+    STATEMENTS = RunStatements("sqlite")
+
+    def claimed(self, worker: str, limit: int, lease: timedelta, now: datetime) -> list[SyncRun]:
+        self._uow.begun()
+        taken: dict[UUID, set[int]] = {}
+        for integration_id, slot in self._uow.rows(self.STATEMENTS.slots, {}):
+            taken.setdefault(integration_id, set()).add(slot)
+        found: list[SyncRun] = []
+        passed = 0
+        while len(found) < limit:
+            values = self._scoped(next_run_at=now, limit=_SCAN, offset=passed)
+            rows = self._uow.rows(self.STATEMENTS.free(scoped=self._is_scoped), values)
+            for row in rows:
+                width = len(SYNC_JOBS.columns)
+                job, parent = SYNC_JOBS.load(row[:width]), INTEGRATIONS.load(row[width:])
+                if job.is_missed(now):
+                    self._change_job(evolved(job.skipped(now), updated_by=self._uow.actor))
+                    continue
+                slots = taken.setdefault(parent.id, set())
+                most = max_concurrency(parent.config)
+                slot = next((n for n in range(1, most + 1) if n not in slots), None)
+                if slot is None:
+                    passed += 1
+                    continue
+                slots.add(slot)
+                run, started = opened(job, worker=worker, slot=slot, now=now, lease=lease)
+                started = evolved(started, updated_by=self._uow.actor)
+                self._change_job(started)
+                self._uow.touch(self.STATEMENTS.insert_run, SYNC_RUNS.parameters(run))
+                found.append(evolved(run, job=started, integration=parent))
+                if len(found) == limit:
+                    break
+            if len(rows) < _SCAN:
+                break
+        return found
+
+
+class PostgresSyncRunRepository(SqlSyncRunRepository):
+    """Sync runs on Postgres: many claim at once, and nobody waits."""
+
+    STATEMENTS = RunStatements("postgresql")
+
+    def claimed(self, worker: str, limit: int, lease: timedelta, now: datetime) -> list[SyncRun]:
+        """One statement claims what it can; it is repeated while there may be more.
+
+        It looks at the first `limit` due jobs that nobody holds, of integrations that have room.
+        Where these are mostly jobs of one integration, few of them get a place, and the next turn,
+        in which that integration has no more room, looks at the others: so a long queue of one
+        can't hold up the rest.
+        """
+        self._uow.begun()
+        found: list[SyncRun] = []
+        vain = 0
+        while len(found) < limit and vain < _VAIN:
+            free, claimed = self._turn(worker, limit - len(found), lease, now)
+            if free == 0:
+                break
+            kept = [run for run in claimed if not self._skips(run, now)]
+            found += kept
+            vain = 0 if claimed else vain + 1  # others took the places that were free
+        found.sort(key=_waited)
+        return found
+
+    def _turn(
+        self, worker: str, limit: int, lease: timedelta, now: datetime
+    ) -> tuple[int, list[SyncRun]]:
+        """How many jobs one statement found free, and the runs of those that it claimed."""
+        values = {
+            "ids": [new_id() for _ in range(limit)],
+            "limit": limit,
+            "worker": worker,
+            "actor": self._uow.actor,
+            "now": now,
+            "expires": now + lease,
+            "tenant": self._uow.tenant if self._is_scoped else None,
+        }
+        rows = self._uow.rows(self.STATEMENTS.claim, values)
+        return rows[0][0], [_claimed(row[1:]) for row in rows if row[1] is not None]
+
+    def _skips(self, run: SyncRun, now: datetime) -> bool:
+        """Whether the job wants a time that it missed to be skipped; then it is."""
+        assert run.job is not None
+        before = evolved(run.job, attempt=run.job.attempt - 1)
+        if not before.is_missed(now):
+            return False
+        self._forget(run)
+        self._change_job(evolved(before.skipped(now), status="pending"))
+        return True
+
+    def _forget(self, run: SyncRun) -> None:
+        self._uow.touch(_FORGET, {"id": run.id})
+
+
+_FORGET = Prepared(delete(_RUNS).where(_RUNS.c.id == _parameter("id")))
+
+
+def _claimed(row: Any) -> SyncRun:
+    first, second = len(SYNC_RUNS.columns), len(SYNC_RUNS.columns) + len(SYNC_JOBS.columns)
+    run, job = SYNC_RUNS.load(row[:first]), SYNC_JOBS.load(row[first:second])
+    return evolved(run, job=job, integration=INTEGRATIONS.load(row[second:]))
+
+
+def _waited(run: SyncRun) -> tuple[Any, UUID]:
+    assert run.job is not None
+    return run.job.next_run_at, run.job.id
