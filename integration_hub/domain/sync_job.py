@@ -165,14 +165,16 @@ class SyncJob(Aggregate):
         return None if seconds is None else timedelta(seconds=seconds)
 
     def is_missed(self, now: datetime) -> bool:
-        """Whether its time passed so long ago that it is skipped, as the job wants it."""
-        if self.catch_up != "skip" or self.next_run_at is None or self.attempt > 0:
+        """Of a job just started: whether its time passed so long ago that it wants to skip it."""
+        if self.catch_up != "skip" or self.next_run_at is None or self.attempt > 1:
             return False
         return now - self.next_run_at > GRACE
 
     def skipped(self, now: datetime) -> Self:
-        """Waiting for the next time after `now`, as if the missed ones had never been."""
-        return evolved(self, version=self.version + 1, next_run_at=self.schedule.next_after(now))
+        """Of a job just started: waiting for its next time, as if the missed one had never been."""
+        following = self.schedule.next_after(now)
+        status = self._status_before(following)
+        return self._after_run(status, now, attempt=self.attempt - 1, next_run_at=following)
 
     def started(self, now: datetime) -> Self:
         """Running, as one more attempt."""
@@ -187,9 +189,8 @@ class SyncJob(Aggregate):
         A job that was paused or cancelled meanwhile stays so, and keeps its progress.
         """
         following = self._following(now)
-        is_over = following is None and self.schedule.kind is not ScheduleKind.MANUAL
         return self._after_run(
-            _S.COMPLETED if is_over else _S.PENDING,
+            self._status_before(following),
             now,
             started_at=started_at,
             attempt=0,
@@ -212,6 +213,10 @@ class SyncJob(Aggregate):
             next_run_at=None if is_last else now + wait,
         )
 
+    def at(self, checkpoint: Any, now: datetime) -> Self:
+        """With a checkpoint that a run has reached."""
+        return evolved(self, version=self.version + 1, updated_at=now, checkpoint=checkpoint)
+
     def released(self, now: datetime) -> Self:
         """As it was before it was claimed."""
         return self._after_run(_S.PENDING, now, attempt=max(0, self.attempt - 1))
@@ -231,6 +236,10 @@ class SyncJob(Aggregate):
         if started_at is not None:
             changes["last_run_at"] = started_at
         return evolved(self, version=self.version + 1, updated_at=now, **changes)
+
+    def _status_before(self, following: datetime | None) -> SyncJobStatus:
+        is_over = following is None and self.schedule.kind is not ScheduleKind.MANUAL
+        return _S.COMPLETED if is_over else _S.PENDING
 
     def _following(self, now: datetime) -> datetime | None:
         """The next time after a success: after now, or for `all` after the time that it was for."""

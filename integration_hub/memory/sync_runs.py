@@ -75,15 +75,16 @@ class InMemorySyncRunRepository(RunsLife):
                 break
             if self._uow.store.held.get(job.id, self._uow) is not self._uow:
                 continue
-            if job.is_missed(now):
-                self._uow.put(SyncJob, job.skipped(now))
-                continue
             integration = self._uow.layer(Integration).get(job.integration_id)
             assert integration is not None
             slot = self._free_slot(integration)
             if slot is None:
                 continue
             run, started = opened(job, worker=worker, slot=slot, now=now, lease=lease)
+            if started.is_missed(now):
+                skipped = started.skipped(now)
+                self._uow.put(SyncJob, evolved(skipped, updated_by=self._uow.actor))
+                continue
             started = evolved(started, updated_by=self._uow.actor)
             self._uow.store.held[job.id] = self._uow
             self._uow.put(SyncJob, started)

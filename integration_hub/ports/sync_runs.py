@@ -41,7 +41,8 @@ class SyncRunRepository(Protocol):
     def heartbeat(
         self, run: SyncRun, *, records: int | None = None, checkpoint: Any = None
     ) -> SyncRun:
-        """The worker is alive: the lease begins anew, and progress is kept.
+        """The worker is alive: the lease begins anew, and progress is kept: a run that takes up
+        after this one does so at `checkpoint`, even if this one is lost.
 
         Gives the run with status ``cancelled`` where its job was cancelled meanwhile: it has ended.
         """
@@ -102,10 +103,13 @@ class RunsLife:
     ) -> SyncRun:
         held, job = self._own(run)
         now = self.clock.now()
-        if job.status == SyncJobStatus.CANCELLED:
-            ended = held.ended(SyncRunStatus.CANCELLED, now, records=records, checkpoint=checkpoint)
-            return self._keep(ended, None)
-        return self._keep(held.heard(now, records=records, checkpoint=checkpoint), None)
+        is_over = job.status == SyncJobStatus.CANCELLED
+        heard = (
+            held.ended(SyncRunStatus.CANCELLED, now, records=records, checkpoint=checkpoint)
+            if is_over
+            else held.heard(now, records=records, checkpoint=checkpoint)
+        )
+        return self._keep(heard, None if checkpoint is None else job.at(heard.checkpoint, now))
 
     def succeed(self, run: SyncRun, *, records: int = 0, checkpoint: Any = None) -> SyncRun:
         checked_count("records", records, most=2**63 - 1)

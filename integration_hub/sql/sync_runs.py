@@ -254,18 +254,18 @@ class SqliteSyncRunRepository(SqlSyncRunRepository):
             for row in rows:
                 width = len(SYNC_JOBS.columns)
                 job, parent = SYNC_JOBS.load(row[:width]), INTEGRATIONS.load(row[width:])
-                if job.is_missed(now):
-                    self._change_job(evolved(job.skipped(now), updated_by=self._uow.actor))
-                    continue
                 slots = taken.setdefault(parent.id, set())
                 most = max_concurrency(parent.config)
                 slot = next((n for n in range(1, most + 1) if n not in slots), None)
                 if slot is None:
                     passed += 1
                     continue
-                slots.add(slot)
                 run, started = opened(job, worker=worker, slot=slot, now=now, lease=lease)
                 started = evolved(started, updated_by=self._uow.actor)
+                if started.is_missed(now):
+                    self._change_job(started.skipped(now))
+                    continue
+                slots.add(slot)
                 self._change_job(started)
                 self._uow.touch(self.STATEMENTS.insert_run, SYNC_RUNS.parameters(run))
                 found.append(evolved(run, job=started, integration=parent))
@@ -321,11 +321,10 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
     def _skips(self, run: SyncRun, now: datetime) -> bool:
         """Whether the job wants a time that it missed to be skipped; then it is."""
         assert run.job is not None
-        before = evolved(run.job, attempt=run.job.attempt - 1)
-        if not before.is_missed(now):
+        if not run.job.is_missed(now):
             return False
         self._forget(run)
-        self._change_job(evolved(before.skipped(now), status="pending"))
+        self._change_job(run.job.skipped(now))
         return True
 
     def _forget(self, run: SyncRun) -> None:

@@ -244,9 +244,13 @@ class SyncRunContract:
         assert (heard.heartbeat_at, heard.lease_expires_at) == (later, later + LEASE)
         assert (heard.records_processed, heard.checkpoint) == (7, {"at": 2})
         assert self.run(hub, run) == heard
-        assert self.job(hub, job).checkpoint == 1  # until the run succeeds
+        assert self.job(hub, job).checkpoint == {"at": 2}
         kept = self.does(hub, lambda uow: uow.sync_runs.heartbeat(run))
         assert (kept.records_processed, kept.checkpoint) == (7, {"at": 2})
+        hub_clock.advance(LEASE)
+        self.does(hub, lambda uow: uow.sync_runs.reap())
+        (next_one,) = self.claim(hub)
+        assert (next_one.attempt, next_one.checkpoint) == (2, {"at": 2})
 
     def test_a_run_that_is_not_heard_of_is_lost_and_its_job_is_tried_again(
         self, hub: Hub, parent: Integration, hub_clock: ManualClock

@@ -1,0 +1,245 @@
+"""The life of sync runs on dicts, SQLite and Postgres side by side: every answer must be the same.
+
+Claims, heartbeats, endings, reaping, pausing, cancelling, removing and the passing of time, each
+in a unit of work of its own; what races do is in `contracts.SyncRunContract`. The number of a run's
+place is a store's own choice and is not compared, nor is its id, which the store makes: runs are
+told apart by their job and attempt.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import URL, create_engine
+
+from integration_hub import (
+    EVERY_TENANT,
+    Hub,
+    HubError,
+    Integration,
+    Schedule,
+    SyncJob,
+    SyncRun,
+    UnitOfWork,
+)
+from integration_hub.testing import ManualClock
+from integration_hub.testing.postgres import temporary_database
+from strategies import KINDS, START
+
+SCHEDULES = [
+    Schedule.manual(),
+    Schedule.once(START),
+    Schedule.every(60),
+    Schedule.every(90, start=START),
+    Schedule.cron("*/5 * * * *"),
+]
+FORGOTTEN = {"id", "slot", "job", "integration"}
+
+
+def told(value: Any) -> Any:
+    """An answer without what is a store's own choice."""
+    if isinstance(value, SyncRun):
+        fields = (each.name for each in dataclasses.fields(value) if each.name not in FORGOTTEN)
+        return ("run", *((name, repr(getattr(value, name))) for name in fields))
+    if isinstance(value, list):
+        return [told(item) for item in value]
+    return repr(value)
+
+
+class Runs(RuleBasedStateMachine):
+    """Three hubs with the same jobs; `runs` are those that were ever opened, of each store."""
+
+    hubs: dict[str, Hub]
+    clock: ManualClock
+    start_over: Callable[[], None]
+
+    @initialize(
+        most=st.lists(st.integers(1, 3), min_size=1, max_size=3),
+        jobs=st.lists(
+            st.tuples(
+                st.integers(0, 2),
+                st.sampled_from(SCHEDULES),
+                st.sampled_from(["latest", "all", "skip"]),
+                st.integers(1, 3),
+                st.sampled_from([-120, -1, 0, 30]),
+            ),
+            min_size=1,
+            max_size=8,
+        ),
+    )
+    def start(self, most: list[int], jobs: list[Any]) -> None:
+        self.start_over()
+        self.runs: list[dict[str, SyncRun]] = []
+        self.jobs: list[SyncJob] = []
+        parents = [
+            Integration(name=f"i{n}", type="crm", config={"sync": {"max_concurrency": each}})
+            for n, each in enumerate(most)
+        ]
+        for number, (parent, schedule, catch_up, attempts, seconds) in enumerate(jobs):
+            job = SyncJob(
+                name=f"j{number}",
+                integration_id=parents[parent % len(parents)].id,
+                schedule=schedule,
+                config={"sync": {"catch_up": catch_up}},
+                max_attempts=attempts,
+                next_run_at=START + timedelta(seconds=seconds),
+            )
+            self.jobs.append(job)
+
+        def store(uow: UnitOfWork) -> None:
+            for parent in parents:
+                uow.integrations.add(dataclasses.replace(parent, tenant="acme"))
+            for job in self.jobs:
+                uow.sync_jobs.add(dataclasses.replace(job, tenant="acme"))
+
+        self.does(lambda store_name: store)
+
+    @rule(seconds=st.sampled_from([1, 30, 60, 61, 300, 7_200]))
+    def time_passes(self, seconds: int) -> None:
+        self.clock.advance(seconds)
+
+    @rule(limit=st.integers(1, 5), lease=st.sampled_from([30, 300]))
+    def claim(self, limit: int, lease: int) -> None:
+        def act(store: str) -> Callable[[UnitOfWork], Any]:
+            return lambda uow: uow.sync_jobs.claim("w", limit=limit, lease=lease)
+
+        claimed = self.does(act)
+        for together in zip(*(claimed[store] for store in self.hubs), strict=True):
+            self.runs.append(dict(zip(self.hubs, together, strict=True)))
+
+    @precondition(lambda self: self.runs)
+    @rule(
+        at=st.integers(0, 99),
+        act=st.sampled_from(["heartbeat", "succeed", "succeed", "fail", "release", "get"]),
+        records=st.integers(0, 3),
+        checkpoint=st.sampled_from([None, 1, {"cursor": "x"}]),
+        wait=st.sampled_from([0, 45]),
+    )
+    def go_on(self, at: int, act: str, records: int, checkpoint: Any, wait: int) -> None:
+        # The newest are mostly running, the others mostly over.
+        run = self.runs[-1 - at % min(len(self.runs), 6)]
+
+        def ask(store: str) -> Callable[[UnitOfWork], Any]:
+            mine = run[store]
+            return {
+                "heartbeat": lambda uow: uow.sync_runs.heartbeat(
+                    mine, records=records, checkpoint=checkpoint
+                ),
+                "succeed": lambda uow: uow.sync_runs.succeed(
+                    mine, records=records, checkpoint=checkpoint
+                ),
+                "fail": lambda uow: uow.sync_runs.fail(mine, "bad", retry_in=wait),
+                "release": lambda uow: uow.sync_runs.release(mine),
+                "get": lambda uow: uow.sync_runs.get(mine.id),
+            }[act]
+
+        self.does(ask)
+
+    @rule(limit=st.integers(1, 3))
+    def reap(self, limit: int) -> None:
+        # Leases that end at the same moment are reaped in an order of their own in each store.
+        self.does(lambda store: lambda uow: len(uow.sync_runs.reap(limit=100)))
+
+    @rule(
+        at=st.integers(0, 7),
+        act=st.sampled_from(["pause", "resume", "cancel", "run_now", "remove"]),
+    )
+    def control(self, at: int, act: str) -> None:
+        job = self.jobs[at % len(self.jobs)]
+
+        def change(uow: UnitOfWork) -> Any:
+            if act == "remove":
+                return uow.sync_jobs.remove(job.id)
+            found = uow.sync_jobs.get(job.id)
+            return uow.sync_jobs.save(getattr(found, act)(self.clock.now()))
+
+        self.does(lambda store: change)
+
+    @rule(seconds=st.sampled_from([0, 300]))
+    def prune(self, seconds: int) -> None:
+        before = self.clock.now() - timedelta(seconds=seconds)
+        self.does(lambda store: lambda uow: uow.sync_runs.prune(before))
+
+    def teardown(self) -> None:
+        if hasattr(self, "jobs"):
+            self.same_jobs()
+
+    def does(self, act: Callable[[str], Callable[[UnitOfWork], Any]]) -> dict[str, Any]:
+        """Each store's answer, all of which must be the same."""
+        values: dict[str, Any] = {}
+        answers: dict[str, Any] = {}
+        for store, hub in self.hubs.items():
+            values[store] = []
+            with hub.unit_of_work(tenant=EVERY_TENANT, actor="w") as uow:
+                try:
+                    values[store] = act(store)(uow)
+                    answers[store] = told(values[store])
+                except HubError as error:
+                    answers[store] = (type(error).__name__, error.code)
+                uow.commit()
+        for store, answer in answers.items():
+            assert answer == answers["memory"], f"{store} differs from memory"
+        self.same_jobs()
+        return values
+
+    def same_jobs(self) -> None:
+        """The jobs, and the history of each, are the same everywhere."""
+        content: dict[str, Any] = {}
+        for store, hub in self.hubs.items():
+            with hub.unit_of_work(tenant=EVERY_TENANT) as uow:
+                jobs = sorted(uow.sync_jobs.find(), key=lambda job: job.name)
+                histories = [uow.sync_runs.history(job.id) for job in jobs]
+                content[store] = [
+                    (told(job), repr(job.checkpoint), sorted(map(told, history)))
+                    for job, history in zip(jobs, histories, strict=True)
+                ]
+        for store, found in content.items():
+            assert found == content["memory"], f"{store} holds what memory does not"
+
+
+@pytest.fixture(scope="module")
+def machine(
+    hub_postgres_server: URL, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[type[Runs]]:
+    class Machine(Runs):
+        pass
+
+    Machine.clock = ManualClock(START)
+    file = tmp_path_factory.mktemp("runs") / "hub.db"
+    with temporary_database(hub_postgres_server) as database:
+        urls: dict[str, str | URL] = {"sqlite": f"sqlite:///{file}", "postgres": database}
+        hubs = {store: Hub.from_url(url, clock=Machine.clock) for store, url in urls.items()}
+        engines = [create_engine(url) for url in urls.values()]
+        for hub in hubs.values():
+            hub.schema.upgrade()
+
+        def start_over() -> None:
+            Machine.clock.set(START)
+            Machine.hubs = {"memory": Hub.in_memory(clock=Machine.clock), **hubs}
+            for engine in engines:
+                with engine.begin() as connection:
+                    for table in ("sync_runs", *reversed(KINDS)):
+                        connection.exec_driver_sql(f"DELETE FROM {table}")
+
+        Machine.start_over = staticmethod(start_over)  # pyright: ignore[reportAttributeAccessIssue]
+        yield Machine
+        for engine in engines:
+            engine.dispose()
+        for hub in hubs.values():
+            hub.close()
+
+
+def test_the_life_of_runs_is_the_same_in_all_stores(machine: type[Runs]) -> None:
+    run_state_machine_as_test(machine)
