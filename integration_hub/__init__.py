@@ -110,6 +110,7 @@ from integration_hub.sql.aggregates import (
 )
 from integration_hub.sql.sync_runs import PostgresSyncRunRepository, SqliteSyncRunRepository
 from integration_hub.sql.unit_of_work import PostgresUnitOfWork, SqliteUnitOfWork
+from integration_hub.sync import SyncContext, SyncOutcome, SyncRunner
 
 __all__ = [
     "EVERY_TENANT",
@@ -194,16 +195,19 @@ __all__ = [
     "StaleVersion",
     "StatusError",
     "StorageError",
+    "SyncContext",
     "SyncDirection",
     "SyncJob",
     "SyncJobFilter",
     "SyncJobNotFound",
     "SyncJobRepository",
     "SyncJobStatus",
+    "SyncOutcome",
     "SyncRun",
     "SyncRunNotFound",
     "SyncRunRepository",
     "SyncRunStatus",
+    "SyncRunner",
     "SystemClock",
     "TimedOut",
     "Timeout",

@@ -15,9 +15,11 @@ from sqlalchemy import URL, event
 from integration_hub import (
     DatabaseConnectionManager,
     DatabaseUnavailable,
+    DuplicateName,
     Err,
     Hub,
     HubSettings,
+    Integration,
     Ok,
     PoolExhausted,
     PoolSettings,
@@ -224,6 +226,19 @@ def test_a_session_of_ours_shares_the_transaction(hub_postgres: Hub) -> None:
         with hub_postgres.unit_of_work() as uow:
             found = [(item.name, item.description) for item in uow.integrations.find()]
         assert found == ([("ours", "by the model")] if kept else [])
+
+
+def test_a_hundred_thousand_are_added_all_or_none(hub_postgres: Hub) -> None:
+    items = [Integration(name=f"i{n}", type="crm", config={"n": n}) for n in range(100_000)]
+    with hub_postgres.unit_of_work() as uow:
+        with pytest.raises(DuplicateName):
+            uow.integrations.add_many([*items, Integration(name="i7", type="crm")])
+        assert uow.integrations.count() == 0
+        assert uow.integrations.add_many(items) == 100_000
+        uow.commit()
+    with hub_postgres.unit_of_work() as uow:
+        assert uow.integrations.count() == 100_000
+        assert uow.integrations.get_by_name("i99999").config == {"n": 99_999}
 
 
 def test_a_restart_of_the_server_is_survived() -> None:

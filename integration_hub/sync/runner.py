@@ -1,0 +1,311 @@
+"""The runner: claims due sync jobs, lets handlers do the work in threads, and tells how it ended.
+
+May import: `ports`, `domain`, `http`. No unit of work is open while a handler runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+from integration_hub.domain.errors import (
+    HubError,
+    LeaseLost,
+    SerializationConflict,
+    StaleVersion,
+    StorageError,
+    ValidationError,
+)
+from integration_hub.domain.integration import Integration
+from integration_hub.domain.sync_job import SyncJob
+from integration_hub.domain.sync_run import SyncRun
+from integration_hub.domain.values import checked_count, checked_duration, checked_name
+from integration_hub.http.client import HttpClient
+from integration_hub.ports.sync_runs import CLAIM_LEASE, checked_claim
+from integration_hub.ports.unit_of_work import EVERY_TENANT, Tenant, UnitOfWork
+
+T = TypeVar("T")
+_LOG = logging.getLogger("integration_hub.sync")
+_TRIES = 5  # of a unit of work that gives way to another, which changed the same job
+_BEATS = 3  # heartbeats per lease, so that one that goes astray loses nothing
+
+
+class OffersWork(Protocol):
+    """What a runner needs of a hub."""
+
+    def unit_of_work(self, *, tenant: Tenant = "default", actor: str = "system") -> UnitOfWork: ...
+    def http(self, integration: Integration, /) -> HttpClient: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SyncOutcome:
+    """What a handler has done: how many records, and where the next run takes up."""
+
+    records: int = 0
+    checkpoint: Any = None
+
+
+class SyncContext:
+    """What a handler works with."""
+
+    def __init__(self, runner: SyncRunner, run: SyncRun) -> None:
+        assert run.job is not None
+        assert run.integration is not None
+        self.run = run
+        self.job: SyncJob = run.job
+        self.integration: Integration = run.integration
+        self._runner = runner
+        self._stop = threading.Event()
+        self._started = time.monotonic()
+        self.why: str | None = None
+        self.is_over = False
+        self.lock = threading.RLock()  # between the handler's thread and that of the heartbeats
+
+    @property
+    def checkpoint(self) -> Any:
+        """Where the sync stands: where this run took up, or what it has stored since."""
+        return self.run.checkpoint
+
+    @property
+    def http(self) -> HttpClient:
+        """The client for the integration's system."""
+        return self._runner.hub.http(self.integration)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether to stop: the job was cancelled, its time is over, or the worker ends."""
+        limit = self.job.time_limit
+        if limit is not None and time.monotonic() - self._started > limit.total_seconds():
+            self.stop("time")
+        return self._stop.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait, unless it is time to stop; gives whether it is."""
+        return self._stop.wait(seconds) or self.cancelled
+
+    def progress(self, records: int | None = None, checkpoint: Any = None) -> None:
+        """Keep what has been reached: a run that takes up after this one does so there.
+
+        Raises `LeaseLost` where the run is no longer this worker's.
+        """
+        self.run = self._runner.beat(self, records=records, checkpoint=checkpoint)
+
+    def stop(self, why: str) -> None:
+        self.why = self.why or why
+        self._stop.set()
+
+
+Handler: TypeAlias = Callable[[SyncContext], SyncOutcome | None]
+
+
+class SyncRunner:
+    """Works through due sync jobs, of all tenants unless one is named.
+
+    `handlers` has one for each type of integration. A handler returns a `SyncOutcome` (or None), or
+    raises: then the job is tried again. It should look at `context.cancelled` from time to time;
+    Python's threads can't be stopped from outside. Heartbeats go out in the background. Durations
+    in seconds or `timedelta`; `poll` is how often it looks for work when there was none, `grace`
+    how long handlers have to finish when it is told to stop.
+    """
+
+    def __init__(
+        self,
+        hub: OffersWork,
+        handlers: Mapping[str, Handler],
+        *,
+        worker: str | None = None,
+        concurrency: int = 4,
+        tenant: Tenant = EVERY_TENANT,
+        lease: timedelta | float = CLAIM_LEASE,
+        poll: timedelta | float = 5.0,
+        grace: timedelta | float = 30.0,
+    ) -> None:
+        self.hub = hub
+        self.worker = checked_name("worker", worker or f"{socket.gethostname()}:{os.getpid()}")
+        self._handlers = dict(handlers)
+        self._concurrency = checked_count("concurrency", concurrency, least=1, most=1_000)
+        self._tenant = tenant
+        self._lease = checked_claim(self.worker, self._concurrency, lease)
+        self._poll = checked_duration("poll", poll).total_seconds()
+        self._grace = checked_duration("grace", grace).total_seconds()
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._active: dict[Any, SyncContext] = {}
+
+    # --- working ------------------------------------------------------------------------------
+
+    def run_once(self) -> int:
+        """Give up what is lost, claim what is due, see it through; gives how many runs it were."""
+        contexts = self._claimed(self._concurrency)
+        with self._beating(), ThreadPoolExecutor(self._concurrency) as pool:
+            wait([pool.submit(self._see_through, context) for context in contexts])
+        return len(contexts)
+
+    def run_forever(self) -> None:
+        """Work until `stop` is called; then finish or give back, within the grace time.
+
+        A database that can't be reached is waited for.
+        """
+        with self._beating(), ThreadPoolExecutor(self._concurrency) as pool:
+            while not self._stopping.is_set():
+                room = self._concurrency - len(self._active)
+                try:
+                    contexts = self._claimed(room) if room else []
+                except StorageError as error:
+                    _LOG.warning("%s; trying again in %g s", error.message, self._poll)
+                    contexts = []
+                for context in contexts:
+                    pool.submit(self._see_through, context)
+                if not contexts:
+                    self._stopping.wait(self._poll if room else 0.05)
+            self._wind_up()
+
+    def stop(self) -> None:
+        """Claim nothing more; may be called by a signal handler, for SIGTERM say."""
+        self._stopping.set()
+
+    def beat(
+        self, context: SyncContext, *, records: int | None = None, checkpoint: Any = None
+    ) -> SyncRun:
+        """A heartbeat of a run; a context that learns that it has ended is stopped."""
+        with context.lock:
+            if context.is_over:
+                return context.run
+            try:
+                run = self._does(
+                    lambda uow: uow.sync_runs.heartbeat(
+                        context.run, records=records, checkpoint=checkpoint
+                    )
+                )
+            except LeaseLost:
+                context.stop("lost")
+                raise
+            if not run.is_running:
+                context.stop("cancelled")
+            return run
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _claimed(self, room: int) -> list[SyncContext]:
+        def claim(uow: UnitOfWork) -> list[SyncRun]:
+            uow.sync_runs.reap()
+            return uow.sync_jobs.claim(self.worker, limit=room, lease=self._lease)
+
+        contexts = [SyncContext(self, run) for run in self._does(claim)]
+        with self._lock:
+            self._active.update((context.run.id, context) for context in contexts)
+        return contexts
+
+    def _see_through(self, context: SyncContext) -> None:
+        """Let the handler work, and tell how it ended."""
+        run = context.run
+        try:
+            outcome: SyncOutcome | None = None
+            failure: Exception | None = None
+            try:
+                outcome = self._handler_of(context)(context) or SyncOutcome()
+            except Exception as error:  # noqa: BLE001 - whatever it is, it goes into the history
+                failure = error
+            with context.lock:
+                self._tell(context, outcome, failure)
+                context.is_over = True
+        except LeaseLost as error:
+            _LOG.warning("%s", error.message)
+        except HubError as error:
+            # Its end could not be told: the lease will run out, and the run be lost.
+            _LOG.error("sync run %s: %s", run.id, error.message)
+        finally:
+            with self._lock:
+                del self._active[run.id]
+
+    def _handler_of(self, context: SyncContext) -> Handler:
+        kind = context.integration.type
+        if kind not in self._handlers:
+            known = ", ".join(sorted(self._handlers)) or "none"
+            problem = f"has no handler here; there are handlers for: {known}"
+            raise ValidationError("integration.type", kind, problem)
+        return self._handlers[kind]
+
+    def _tell(
+        self, context: SyncContext, outcome: SyncOutcome | None, failure: Exception | None
+    ) -> None:
+        run = context.run
+        if context.why == "cancelled":
+            return  # the run has ended with its job
+        if context.why == "stopped" and failure is not None:
+            self._does(lambda uow: uow.sync_runs.release(run))
+        elif failure is None and outcome is not None and context.why != "time":
+            done = outcome
+            self._does(
+                lambda uow: uow.sync_runs.succeed(
+                    run, records=done.records, checkpoint=done.checkpoint
+                )
+            )
+        else:
+            limit = context.job.time_limit
+            error = failure or TimeoutError(f"it took longer than {limit}, its time limit")
+            _LOG.warning("sync run %s failed: %s", run.id, type(error).__name__)
+            self._does(lambda uow: uow.sync_runs.fail(run, error))
+
+    def _does(self, act: Callable[[UnitOfWork], T]) -> T:
+        for left in reversed(range(_TRIES)):
+            try:
+                with self.hub.unit_of_work(tenant=self._tenant, actor=self.worker) as uow:
+                    found = act(uow)
+                    uow.commit()
+                return found
+            except (SerializationConflict, StaleVersion):
+                if not left:
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    def _wind_up(self) -> None:
+        """Let handlers finish within the grace time; those that have not are asked to stop."""
+        deadline = time.monotonic() + self._grace
+        while self._active and time.monotonic() < deadline:
+            threading.Event().wait(0.05)
+        for context in self._contexts():
+            context.stop("stopped")
+
+    def _contexts(self) -> list[SyncContext]:
+        with self._lock:
+            return list(self._active.values())
+
+    def _beating(self) -> _Heart:
+        return _Heart(self._beat_all, self._lease.total_seconds() / _BEATS)
+
+    def _beat_all(self) -> None:
+        for context in self._contexts():
+            try:
+                self.beat(context)
+            except HubError as error:
+                _LOG.warning("no heartbeat for sync run %s: %s", context.run.id, error.message)
+
+
+class _Heart:
+    """Calls a function at intervals in a thread of its own, for the length of a block."""
+
+    def __init__(self, beat: Callable[[], None], every: float) -> None:
+        self._beat = beat
+        self._every = every
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._go, daemon=True, name="sync-heartbeats")
+
+    def _go(self) -> None:
+        while not self._over.wait(self._every):
+            self._beat()
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        self._thread.join()

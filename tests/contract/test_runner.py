@@ -1,0 +1,222 @@
+"""The runner, on dicts, SQLite and Postgres, with real threads."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from integration_hub import Hub, Integration, Schedule, SyncJob, SyncRun, ValidationError
+from integration_hub.sync import SyncContext, SyncOutcome, SyncRunner
+from integration_hub.testing import (
+    IntegrationFactory,
+    ManualClock,
+    ScriptedTransport,
+    SyncJobFactory,
+)
+
+
+def add_jobs(hub: Hub, count: int = 1, **fields: Any) -> tuple[Integration, list[SyncJob]]:
+    with hub.unit_of_work() as uow:
+        config = {"sync": {"max_concurrency": 10}, "http": {"base_url": "https://crm.test"}}
+        parent: Integration = IntegrationFactory(type="crm", active=True, config=config, store=uow)
+        given = {"schedule": Schedule.once(ManualClock().now()), **fields}
+        jobs: list[Any] = [
+            SyncJobFactory(store=uow, integration_id=parent.id, **given) for _ in range(count)
+        ]
+        uow.commit()
+    return parent, jobs
+
+
+def job_of(hub: Hub, job: SyncJob) -> SyncJob:
+    with hub.unit_of_work() as uow:
+        return uow.sync_jobs.get(job.id)
+
+
+def history(hub: Hub, job: SyncJob) -> list[SyncRun]:
+    with hub.unit_of_work() as uow:
+        return uow.sync_runs.history(job.id)
+
+
+def in_background(act: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=act)
+    thread.start()
+    return thread
+
+
+def test_a_handler_works_and_its_outcome_is_kept(each_hub: Hub) -> None:
+    _, (job,) = add_jobs(each_hub, checkpoint={"page": 1})
+    seen: list[Any] = []
+
+    def pull(context: SyncContext) -> SyncOutcome:
+        seen.append((context.checkpoint, context.job.id, context.integration.type))
+        context.progress(records=5, checkpoint={"page": 2})
+        seen.append(context.checkpoint)
+        return SyncOutcome(records=7, checkpoint={"page": 3})
+
+    runner = SyncRunner(each_hub, {"crm": pull}, worker="w1")
+    assert runner.run_once() == 1
+    assert runner.run_once() == 0
+    assert seen == [({"page": 1}, job.id, "crm"), {"page": 2}]
+    after = job_of(each_hub, job)
+    assert (after.status, after.checkpoint, after.records_processed) == (
+        "completed",
+        {"page": 3},
+        7,
+    )
+    (run,) = history(each_hub, job)
+    assert (run.status, run.worker) == ("succeeded", "w1")
+
+
+def test_a_handler_that_raises_is_tried_again_and_then_given_up(
+    each_hub: Hub, hub_clock: ManualClock
+) -> None:
+    _, (job,) = add_jobs(each_hub, max_attempts=2)
+
+    def pull(context: SyncContext) -> None:
+        raise ValueError(f"attempt {context.run.attempt}")
+
+    runner = SyncRunner(each_hub, {"crm": pull})
+    assert runner.run_once() == 1
+    hub_clock.advance(3_600)
+    assert runner.run_once() == 1
+    after = job_of(each_hub, job)
+    assert (after.status, after.error_message) == ("failed", "attempt 2")
+    assert [run.error_code for run in history(each_hub, job)] == ["ValueError"] * 2
+
+
+def test_a_type_without_a_handler_is_told_with_those_that_have_one(each_hub: Hub) -> None:
+    _, (job,) = add_jobs(each_hub)
+    SyncRunner(each_hub, {"erp": lambda context: None}).run_once()
+    message = job_of(each_hub, job).error_message
+    assert message is not None
+    assert "'crm'" in message
+    assert "erp" in message
+
+
+def test_handlers_run_at_once_up_to_the_concurrency(each_hub: Hub) -> None:
+    add_jobs(each_hub, 6)
+    together = threading.Barrier(3, timeout=10)
+
+    def pull(context: SyncContext) -> None:
+        together.wait()
+
+    runner = SyncRunner(each_hub, {"crm": pull}, concurrency=3)
+    assert [runner.run_once() for _ in range(3)] == [3, 3, 0]
+
+
+def test_no_unit_of_work_is_open_while_a_handler_runs(hub_postgres: Hub) -> None:
+    add_jobs(hub_postgres)
+    seen: list[int] = []
+    SyncRunner(
+        hub_postgres, {"crm": lambda context: seen.append(hub_postgres.health().pool.in_use)}
+    ).run_once()
+    assert seen == [0]
+
+
+def test_a_cancelled_job_stops_its_handler(each_hub: Hub, hub_clock: ManualClock) -> None:
+    _, (job,) = add_jobs(each_hub)
+    begun = threading.Event()
+
+    def pull(context: SyncContext) -> None:
+        begun.set()
+        assert context.wait(30)
+
+    runner = SyncRunner(each_hub, {"crm": pull}, lease=1)
+    working = in_background(runner.run_once)
+    assert begun.wait(10)
+    with each_hub.unit_of_work() as uow:
+        uow.sync_jobs.save(uow.sync_jobs.get(job.id).cancel(hub_clock.now()))
+        uow.commit()
+    working.join(20)
+    assert not working.is_alive()
+    assert job_of(each_hub, job).status == "cancelled"
+    assert [run.status for run in history(each_hub, job)] == ["cancelled"]
+
+
+def test_a_time_limit_stops_a_handler_and_counts_as_a_failure(each_hub: Hub) -> None:
+    _, (job,) = add_jobs(each_hub, max_attempts=1, config={"sync": {"timeout": 0.05}})
+
+    def pull(context: SyncContext) -> None:
+        while not context.wait(0.01):
+            continue
+
+    SyncRunner(each_hub, {"crm": pull}).run_once()
+    after = job_of(each_hub, job)
+    assert after.status == "failed"
+    assert after.error_message is not None
+    assert "time limit" in after.error_message
+
+
+def test_a_runner_that_stops_gives_back_what_does_not_finish(each_hub: Hub) -> None:
+    _, jobs = add_jobs(each_hub, 2)
+    begun = threading.Semaphore(0)
+    finish = threading.Event()
+
+    def pull(context: SyncContext) -> None:
+        begun.release()
+        if context.job.id == jobs[0].id:
+            assert finish.wait(10)
+            return
+        assert context.wait(30)
+        raise InterruptedError
+
+    runner = SyncRunner(each_hub, {"crm": pull}, poll=0.05, grace=0.5)
+    working = in_background(runner.run_forever)
+    assert begun.acquire(timeout=10)
+    assert begun.acquire(timeout=10)
+    runner.stop()
+    finish.set()
+    working.join(20)
+    assert not working.is_alive()
+    assert job_of(each_hub, jobs[0]).status == "completed"
+    given_back = job_of(each_hub, jobs[1])
+    assert (given_back.status, given_back.attempt) == ("pending", 0)
+
+
+def test_heartbeats_keep_a_lease_alive(hub_postgres_url: Any) -> None:
+    with Hub.from_url(hub_postgres_url) as hub:  # by the real clock
+        _, (job,) = add_jobs(hub)
+        beats = threading.Event()
+
+        def pull(context: SyncContext) -> None:
+            while len({context.run.lease_expires_at, lease(hub, context)}) < 2:
+                assert not context.wait(0.02)
+            beats.set()
+
+        SyncRunner(hub, {"crm": pull}, lease=1).run_once()
+        assert beats.is_set()
+        assert job_of(hub, job).status == "completed"
+
+
+def lease(hub: Hub, context: SyncContext) -> Any:
+    with hub.unit_of_work() as uow:
+        return uow.sync_runs.get(context.run.id).lease_expires_at
+
+
+def test_a_handler_talks_to_its_system(hub: Hub) -> None:
+    parent, _ = add_jobs(hub)
+    transport = ScriptedTransport().reply(json=[1, 2, 3])
+
+    class Scripted:
+        unit_of_work = staticmethod(hub.unit_of_work)
+
+        def http(self, integration: Integration, /) -> Any:
+            assert dataclasses.replace(integration, version=1) == parent
+            return hub.http(integration, transport=transport)
+
+    def pull(context: SyncContext) -> SyncOutcome:
+        found = context.http.get("contacts", into=list[int]).unwrap().value
+        return SyncOutcome(records=len(found))
+
+    assert SyncRunner(Scripted(), {"crm": pull}).run_once() == 1
+    assert transport.requests[0].url == "https://crm.test/contacts"
+
+
+@pytest.mark.parametrize("options", [{"concurrency": 0}, {"lease": 0}, {"poll": -1}])
+def test_a_runner_is_checked_when_it_is_made(hub: Hub, options: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        SyncRunner(hub, {}, **options)
