@@ -44,7 +44,7 @@ INDEXES: Mapping[type[Any], Mapping[str, Keys]] = {
         "tenant": lambda run: (run.tenant,),
         "integration_id": lambda run: (run.integration_id,),
         "sync_job_id": lambda run: (run.sync_job_id,),
-        "running": lambda run: (ANY, run.integration_id) if run.is_running else (),
+        "running": lambda run: (ANY, run.integration_id, run.sync_job_id) if run.is_running else (),
     },
 }
 

@@ -75,6 +75,8 @@ class InMemorySyncRunRepository(RunsLife):
                 break
             if self._uow.store.held.get(job.id, self._uow) is not self._uow:
                 continue
+            if self._runs.ids("running", [job.id]):
+                continue  # paused and resumed, while its run goes on
             integration = self._uow.layer(Integration).get(job.integration_id)
             assert integration is not None
             slot = self._free_slot(integration)

@@ -187,7 +187,9 @@ class SyncJobRepository(Repository[SyncJob, SyncJobFilter], Protocol):
         They are running from the commit on, for as long as `lease` (at least a second) is renewed
         by heartbeats. Of an integration no more run at once than ``config["sync"]
         ["max_concurrency"]`` says (1, if it says nothing). Jobs that another unit of work is just
-        claiming are passed by. Each run has its `job` and its `integration` with it.
+        claiming are passed by. Each run has its `job` and its `integration` with it. Two claims
+        can get into each other's way: then one raises `SerializationConflict`, has claimed nothing,
+        and may try again, as `hub.run` does.
         """
         ...
 

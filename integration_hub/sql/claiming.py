@@ -33,6 +33,8 @@ WITH busy AS (
         AND (CAST(:tenant AS text) IS NULL OR j.tenant_id = :tenant)
         AND i.is_active AND i.status NOT IN ('archived', 'paused')
         AND coalesce(b.running, 0) < p.most
+        AND NOT EXISTS (  -- paused and resumed, while its run goes on
+            SELECT 1 FROM sync_runs r WHERE r.status = 'running' AND r.sync_job_id = j.id)
     ORDER BY j.next_run_at, j.id
     LIMIT :limit
     FOR UPDATE OF j SKIP LOCKED
@@ -58,6 +60,7 @@ WITH busy AS (
     SELECT (CAST(:ids AS uuid[]))[n.number], j.tenant_id, j.id, j.integration_id, n.slot,
         j.attempt + 1, 'running', :worker, :now, :now, :expires, 0, j.checkpoint, 1
     FROM numbered n JOIN sync_jobs j ON j.id = n.id
+    ORDER BY j.integration_id, n.slot  -- all in one order, or two claims could wait for each other
     ON CONFLICT DO NOTHING
     RETURNING *
 ), claimed AS (

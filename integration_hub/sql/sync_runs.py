@@ -16,6 +16,7 @@ from sqlalchemy import (
     any_,
     bindparam,
     delete,
+    exists,
     insert,
     literal_column,
     select,
@@ -124,6 +125,8 @@ class RunStatements:
             _PARENTS.c.is_active,
             _PARENTS.c.status.not_in([literal_column("'archived'"), literal_column("'paused'")]),
         )
+        its_run = _RUNS.c.sync_job_id == _JOBS.c.id  # paused and resumed, while its run goes on
+        due = due.where(~exists().where(its_run, _RUNS.c.status == literal_column("'running'")))
         if scoped:
             due = due.where(_JOBS.c.tenant_id == _parameter("tenant_id", _JOBS))
         due = due.order_by(_JOBS.c.next_run_at, _JOBS.c.id)

@@ -29,6 +29,7 @@ from integration_hub import (
     Integration,
     LeaseLost,
     Schedule,
+    SerializationConflict,
     SyncJob,
     SyncRun,
     UnitOfWork,
@@ -64,8 +65,8 @@ def work(url: str, log: str, name: str) -> None:
                     return
                 for run in runs:
                     go_through(run, step, tell)
-            except (DatabaseUnavailable, LeaseLost):
-                continue  # cut off: what was claimed is lost when its lease runs out
+            except (DatabaseUnavailable, LeaseLost, SerializationConflict):
+                continue  # what was claimed and not worked on is lost when its lease runs out
 
 
 def is_over(uow: UnitOfWork) -> bool:

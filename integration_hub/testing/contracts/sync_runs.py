@@ -478,6 +478,21 @@ class SyncRunContract:
         assert after.next_run_at is not None
         assert self.claim(hub) == []
 
+    def test_a_job_that_was_paused_and_resumed_waits_for_its_run_to_end(
+        self, hub: Hub, parent: Integration, hub_clock: ManualClock
+    ) -> None:
+        self.add_job(hub, parent)
+        (run,) = self.claim(hub)
+        now = hub_clock.now()
+        assert run.job is not None
+        resting = run.job.pause(now)
+        paused = self.does(hub, lambda uow: uow.sync_jobs.save(resting))
+        self.does(hub, lambda uow: uow.sync_jobs.save(paused.resume(now).run_now(now)))
+        assert self.claim(hub) == []
+        self.succeed(hub, run)
+        hub_clock.advance(600)
+        assert [each.attempt for each in self.claim(hub)] == [1]
+
     def test_a_manual_job_runs_when_somebody_sets_its_time(
         self, hub: Hub, parent: Integration, hub_clock: ManualClock
     ) -> None:
