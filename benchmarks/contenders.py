@@ -230,12 +230,6 @@ class OfPsycopg:
             cursor.execute(self.sql_stream, {"tenant_id": "default"})
             return sum(1 for _ in cursor)
 
-    def due(self) -> object:
-        sql = "SELECT * FROM sync_jobs WHERE status = 'pending' AND is_active AND next_run_at <= %s"
-        return self.connection.execute(
-            f"{sql} ORDER BY next_run_at, id LIMIT 100", (NOW,)
-        ).fetchall()
-
     def _row(self, number: int) -> dict[str, Any]:
         return _parameters(INTEGRATIONS, _added(integration(number)))
 

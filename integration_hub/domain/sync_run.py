@@ -23,7 +23,7 @@ from integration_hub.domain.errors import (
     SyncRunNotFound,
 )
 from integration_hub.domain.integration import Integration
-from integration_hub.domain.sync_job import SyncJob
+from integration_hub.domain.sync_job import MOST_RECORDS, SyncJob
 from integration_hub.domain.values import checked_count, checked_json, clipped_text, new_id
 
 BACKOFF = timedelta(seconds=10)  # the longest wait after a first failure; it doubles with each
@@ -118,7 +118,7 @@ class SyncRun:
 def _progress(records: int | None, checkpoint: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if records is not None:
-        found["records_processed"] = checked_count("records", records, most=2**63 - 1)
+        found["records_processed"] = checked_count("records", records, most=MOST_RECORDS)
     if checkpoint is not None:
         found["checkpoint_after"] = checked_json("checkpoint", checkpoint)
     return found

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from integration_hub.domain.errors import LeaseLost, SyncRunNotFound, ValidationError
-from integration_hub.domain.sync_job import SyncJob, SyncJobStatus
+from integration_hub.domain.sync_job import MOST_RECORDS, SyncJob, SyncJobStatus
 from integration_hub.domain.sync_run import STATUSES, SyncRun, SyncRunStatus, wait_after
 from integration_hub.domain.values import (
     checked_count,
@@ -112,7 +112,7 @@ class RunsLife:
         return self._keep(heard, None if checkpoint is None else job.at(heard.checkpoint, now))
 
     def succeed(self, run: SyncRun, *, records: int = 0, checkpoint: Any = None) -> SyncRun:
-        checked_count("records", records, most=2**63 - 1)
+        checked_count("records", records, most=MOST_RECORDS)
         checkpoint = checked_json("checkpoint", checkpoint)
         held, job = self._own(run)
         now = self.clock.now()

@@ -1,10 +1,12 @@
 """The claim on Postgres: one statement, in SQL as it runs.
 
-May import: `mapping`, SQLAlchemy. What it relies on: at READ COMMITTED, a row that another
-transaction has changed is looked at again before it is locked, and one that is locked is passed
-by (SKIP LOCKED); and two partial unique indexes, which let a job run once at a time, and an
-integration take each of its places once, whatever two claims see at the same moment. Source:
-PostgreSQL manual, 13.2.1 (Read Committed) and SELECT, The Locking Clause.
+May import: `filtering`, `mapping`, SQLAlchemy.
+
+What it relies on: at READ COMMITTED, a row that another transaction has changed is looked at
+again before it is locked, and one that is locked is passed by (SKIP LOCKED); and two partial
+unique indexes, which let a job run once at a time, and an integration take each of its places
+once, whatever two claims see at the same moment. Source: PostgreSQL manual, 13.2.1 (Read
+Committed) and SELECT, The Locking Clause.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any
 from sqlalchemy import Integer, Text, bindparam, column, text
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from integration_hub.sql.filtering import RESTING_LISTED
 from integration_hub.sql.mapping import INTEGRATIONS, SYNC_JOBS, SYNC_RUNS
 
 _CLAIM = """
@@ -31,7 +34,7 @@ WITH busy AS (
     ) p
     WHERE j.status = 'pending' AND j.is_active AND j.next_run_at <= :now
         AND (CAST(:tenant AS text) IS NULL OR j.tenant_id = :tenant)
-        AND i.is_active AND i.status NOT IN ('archived', 'paused')
+        AND i.is_active AND i.status NOT IN ({resting})
         AND coalesce(b.running, 0) < p.most
         AND NOT EXISTS (  -- paused and resumed, while its run goes on
             SELECT 1 FROM sync_runs r WHERE r.status = 'running' AND r.sync_job_id = j.id)
@@ -88,7 +91,8 @@ def claim_text() -> Any:
     listed = ", ".join(f"{alias}.{each.name} AS {alias}_{each.name}" for alias, each in columns)
     typed = [column(f"{alias}_{each.name}", each.type) for alias, each in columns]
     moment = SYNC_RUNS.table.c.started_at.type
-    statement = text(_CLAIM.replace("{columns}", listed)).bindparams(
+    sql = _CLAIM.replace("{columns}", listed).replace("{resting}", RESTING_LISTED)
+    statement = text(sql).bindparams(
         bindparam("now", type_=moment),
         bindparam("expires", type_=moment),
         bindparam("tenant", type_=Text),

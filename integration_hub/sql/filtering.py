@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeAlias
 
 from sqlalchemy import (
     ColumnElement,
+    FromClause,
     Select,
     Table,
     UnaryExpression,
@@ -30,6 +31,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.operators import custom_op
 
 from integration_hub.database import json_operators
+from integration_hub.domain.integration import RESTING
 from integration_hub.domain.sync_job import SyncJobStatus
 from integration_hub.domain.values import patterns_for
 from integration_hub.ports.query import LATEST, OPTIONAL_TIMES, SORT_FIELDS, Filter, Sort
@@ -102,6 +104,16 @@ class With:
 def waiting(table: Table) -> ColumnElement[bool]:
     """Pending and active, in the words of the partial index."""
     return and_(table.c.status == literal_column("'pending'"), table.c.is_active)
+
+
+RESTING_LISTED = ", ".join(f"'{status}'" for status in sorted(RESTING))
+"""The states in which the jobs of an integration are not due, as SQL lists them."""
+
+
+def may_run(integrations: FromClause) -> ColumnElement[bool]:
+    """Whether the jobs of an integration are due when their time has come."""
+    resting: ColumnElement[str] = literal_column(f"({RESTING_LISTED})")
+    return and_(integrations.c.is_active, integrations.c.status.op("NOT IN")(resting))
 
 
 _CONDITIONS: Mapping[str, Condition] = {

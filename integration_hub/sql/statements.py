@@ -21,15 +21,13 @@ from sqlalchemy import (
     delete,
     exists,
     func,
-    literal_column,
     select,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from integration_hub.domain.integration import RESTING
 from integration_hub.ports.query import Sort
-from integration_hub.sql.filtering import Shape, beyond, clauses, ordered
+from integration_hub.sql.filtering import Shape, beyond, clauses, may_run, ordered
 from integration_hub.sql.mapping import Mapper
 from integration_hub.sql.models import IntegrationRow
 from integration_hub.sql.prepared import Prepared
@@ -165,12 +163,10 @@ class Statements:
 
     def _due(self, shape: Shape, *, scoped: bool) -> Prepared:
         """Reads the partial index in its own order, and of each job its integration."""
-        resting: list[ColumnElement[str]] = [
-            literal_column(f"'{status}'") for status in sorted(RESTING)
-        ]
-        runs = INTEGRATIONS.c.is_active & INTEGRATIONS.c.status.not_in(resting)
         parent = INTEGRATIONS.c.id == self.table.c.integration_id
-        due = self._matching(select(self.table), shape, scoped).join(INTEGRATIONS, parent & runs)
+        due = self._matching(select(self.table), shape, scoped).join(
+            INTEGRATIONS, parent & may_run(INTEGRATIONS)
+        )
         in_order = due.order_by(self.table.c.next_run_at, self.table.c.id)
         return Prepared(in_order.limit(bindparam("limit", type_=Integer)))
 

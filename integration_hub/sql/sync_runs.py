@@ -32,6 +32,7 @@ from integration_hub.domain.values import checked_count, checked_id, checked_tim
 from integration_hub.ports.sync_runs import RunsLife, checked_statuses
 from integration_hub.ports.unit_of_work import EveryTenant
 from integration_hub.sql.claiming import claim_text
+from integration_hub.sql.filtering import may_run, waiting
 from integration_hub.sql.mapping import INTEGRATIONS, SYNC_JOBS, SYNC_RUNS
 from integration_hub.sql.prepared import Prepared
 
@@ -119,11 +120,9 @@ class RunStatements:
         """SQLite: due jobs with their integrations, from an offset on."""
         due = select(_JOBS, _PARENTS).join(_PARENTS, _PARENTS.c.id == _JOBS.c.integration_id)
         due = due.where(
-            _JOBS.c.status == literal_column("'pending'"),
-            _JOBS.c.is_active,
+            waiting(_JOBS),
             _JOBS.c.next_run_at <= _parameter("next_run_at", _JOBS),
-            _PARENTS.c.is_active,
-            _PARENTS.c.status.not_in([literal_column("'archived'"), literal_column("'paused'")]),
+            may_run(_PARENTS),
         )
         its_run = _RUNS.c.sync_job_id == _JOBS.c.id  # paused and resumed, while its run goes on
         due = due.where(~exists().where(its_run, _RUNS.c.status == literal_column("'running'")))
