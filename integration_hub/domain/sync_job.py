@@ -58,8 +58,9 @@ class SyncJob(Aggregate):
 
     `schedule` says when; `next_run_at` is the next time, set when the job is added unless it is
     given; `checkpoint` is the sync cursor, any JSON, where the next run takes up;
-    `records_processed` is a total over all runs. Names are unique within the integration. Raises
-    `ValidationError` naming the field.
+    `records_processed` is a total over all runs; `scheduled_for`, while a failed run is tried
+    again, is the time of the schedule that the tries are for. Names are unique within the
+    integration. Raises `ValidationError` naming the field.
     """
 
     KIND: ClassVar[str] = "sync job"
@@ -70,6 +71,7 @@ class SyncJob(Aggregate):
         "records_processed",
         "attempt",
         "checkpoint",
+        "scheduled_for",
     }
     TRANSITIONS: ClassVar[Mapping[str, frozenset[str]]] = {
         _S.PENDING: frozenset({_S.RUNNING, _S.PAUSED, _S.CANCELLED}),
@@ -90,6 +92,7 @@ class SyncJob(Aggregate):
     last_run_at: datetime | None = None
     records_processed: int = 0
     checkpoint: Any = field(default=None, repr=False)
+    scheduled_for: datetime | None = None
 
     def __post_init__(self) -> None:
         Aggregate.__post_init__(self)
@@ -102,7 +105,7 @@ class SyncJob(Aggregate):
         checked_count("attempt", self.attempt)
         checked_count("records_processed", self.records_processed, most=MOST_RECORDS)
         put(self, "checkpoint", checked_json("checkpoint", self.checkpoint))
-        for name in ("next_run_at", "last_run_at"):
+        for name in ("next_run_at", "last_run_at", "scheduled_for"):
             put(self, name, optional_time(name, getattr(self, name)))
         sync = self.config.get("sync", {})
         if not isinstance(sync, Mapping):
@@ -124,7 +127,7 @@ class SyncJob(Aggregate):
         if merged.schedule == self.schedule:
             return merged
         assert isinstance(declared, SyncJob)
-        return evolved(merged, next_run_at=declared.next_run_at)
+        return evolved(merged, next_run_at=declared.next_run_at, scheduled_for=None)
 
     def saved(self, *, actor: str, now: datetime) -> Self:
         stored = super(SyncJob, self).saved(actor=actor, now=now)
@@ -137,12 +140,12 @@ class SyncJob(Aggregate):
     def resume(self, now: datetime) -> Self:
         """Waiting for its time again, with all its attempts; a past error is forgotten."""
         moment = checked_time("now", now)
-        changes = {"attempt": 0, "error_message": None}
+        changes = {"attempt": 0, "error_message": None, "scheduled_for": None}
         return self._moved(_S.PENDING, moment, **changes).planned(moment)
 
     def cancel(self, now: datetime) -> SyncJob:
         """Never run again."""
-        return self._moved(_S.CANCELLED, now, next_run_at=None)
+        return self._moved(_S.CANCELLED, now, next_run_at=None, scheduled_for=None)
 
     def run_now(self, now: datetime) -> Self:
         """Due at once, whatever its schedule says; resumed, if it rested or was over."""
@@ -196,6 +199,7 @@ class SyncJob(Aggregate):
             attempt=0,
             error_message=None,
             next_run_at=following,
+            scheduled_for=None,
             records_processed=self.records_processed + records,
             **({} if checkpoint is None else {"checkpoint": checkpoint}),
         )
@@ -211,6 +215,7 @@ class SyncJob(Aggregate):
             started_at=started_at,
             error_message=error,
             next_run_at=None if is_last else now + wait,
+            scheduled_for=None if is_last else self.scheduled_for or self.next_run_at,
         )
 
     def at(self, checkpoint: Any, now: datetime) -> Self:
@@ -233,6 +238,7 @@ class SyncJob(Aggregate):
             changes.update(status=status, status_changed_at=now)
         elif self.status == _S.CANCELLED:
             changes.pop("next_run_at", None)
+            changes.pop("scheduled_for", None)
         if started_at is not None:
             changes["last_run_at"] = started_at
         return evolved(self, version=self.version + 1, updated_at=now, **changes)
@@ -243,9 +249,10 @@ class SyncJob(Aggregate):
 
     def _following(self, now: datetime) -> datetime | None:
         """The next time after a success: after now, or for `all` after the time that it was for."""
-        if self.catch_up != "all" or self.next_run_at is None:
+        was_for = self.scheduled_for or self.next_run_at
+        if self.catch_up != "all" or was_for is None:
             return self.schedule.next_after(now)
-        following = moment = self.schedule.next_after(self.next_run_at)
+        following = moment = self.schedule.next_after(was_for)
         for _ in range(MOST_MISSED):
             if moment is None or moment > now:
                 return following

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any, ClassVar
 from uuid import UUID
 
-from integration_hub.domain.aggregate import evolved
+from integration_hub.domain.aggregate import evolved, put
 from integration_hub.domain.errors import (
     HubError,
     NotFound,
@@ -44,7 +44,10 @@ STATUSES = {status.value: status for status in _S}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyncRun:
-    """One attempt. Stores make these; `job` and `integration` are there on what `claim` gives.
+    """One attempt. Stores make these.
+
+    `job` and `integration`, as they are by then, are there on what a claim, a heartbeat or an
+    ending gives; not on what is looked up.
 
     The lease belongs to the run, not to the worker: a worker that was taken for dead, or one that
     was started again under the same name, can't touch what is no longer its own.
@@ -84,7 +87,7 @@ class SyncRun:
         return self.checkpoint_before if self.checkpoint_after is None else self.checkpoint_after
 
     def heard(self, now: datetime, *, records: int | None, checkpoint: Any) -> SyncRun:
-        """The run after a sign of life: its lease begins anew."""
+        """The run after a sign of life: its lease begins anew. Progress was checked before."""
         return evolved(
             self,
             version=self.version + 1,
@@ -101,9 +104,10 @@ class SyncRun:
         records: int | None = None,
         checkpoint: Any = None,
         error: object = None,
+        code: str | None = None,
     ) -> SyncRun:
-        """The run at its end; `error` is an exception, or somebody's words."""
-        code = error.code if isinstance(error, HubError) else type(error).__name__
+        """The run at its end; `error` is an exception, or somebody's words, which have a `code`."""
+        code = code or _code_of(error)
         told = {"error_code": code, "error_message": clipped_text(error) or code}
         return evolved(
             self,
@@ -116,12 +120,29 @@ class SyncRun:
 
 
 def _progress(records: int | None, checkpoint: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    if records is not None:
-        found["records_processed"] = checked_count("records", records, most=MOST_RECORDS)
-    if checkpoint is not None:
-        found["checkpoint_after"] = checked_json("checkpoint", checkpoint)
-    return found
+    found = {"records_processed": records, "checkpoint_after": checkpoint}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _code_of(error: object) -> str:
+    if isinstance(error, HubError):
+        return error.code
+    return type(error).__name__ if isinstance(error, BaseException) else "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class SyncOutcome:
+    """What a run has done: how many records, and where the next run takes up (any JSON).
+
+    Raises `ValidationError` for what can't be stored.
+    """
+
+    records: int = 0
+    checkpoint: Any = None
+
+    def __post_init__(self) -> None:
+        checked_count("records", self.records, most=MOST_RECORDS)
+        put(self, "checkpoint", checked_json("checkpoint", self.checkpoint))
 
 
 def opened(

@@ -39,7 +39,7 @@ from integration_hub.ports.query import (
     checked_sort,
 )
 from integration_hub.ports.repositories import require_free, scope_of, the_only_one
-from integration_hub.ports.sync_runs import CLAIM_LEASE, checked_claim
+from integration_hub.ports.sync_runs import CLAIM_LEASE
 from integration_hub.ports.unit_of_work import EveryTenant
 
 if TYPE_CHECKING:
@@ -337,12 +337,12 @@ class InMemorySyncJobRepository(MemoryRepository[SyncJob, SyncJobFilter]):
         lease: timedelta | float = CLAIM_LEASE,
         now: datetime | None = None,
     ) -> list[SyncRun]:
-        duration = checked_claim(worker, limit, lease)
-        moment = self._uow.clock.now() if now is None else checked_time("now", now)
-        with self._uow.store.lock:
-            jobs = self._matching(SyncJobFilter(due_by=moment), Sort("next_run_at"))
-            due = [job for job in jobs if self._runs(job)]
-            return self._uow.sync_runs.claimed(due, worker, limit, duration, moment)
+        return self._uow.sync_runs.claim(worker, limit, lease, now)
+
+    def waiting(self, now: datetime) -> list[SyncJob]:
+        """The due jobs, the longest waiting first; the caller has the store's lock."""
+        jobs = self._matching(SyncJobFilter(due_by=now), Sort("next_run_at"))
+        return [job for job in jobs if self._runs(job)]
 
     def _runs(self, job: SyncJob) -> bool:
         integration = self._uow.layer(Integration).get(job.integration_id)

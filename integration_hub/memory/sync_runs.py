@@ -65,10 +65,14 @@ class InMemorySyncRunRepository(RunsLife):
                 self._uow.discard(SyncRun, id, is_cascade=True)
         return len(old)
 
-    def claimed(
+    def claimed(self, worker: str, limit: int, lease: timedelta, now: datetime) -> list[SyncRun]:
+        """Runs of the first `limit` of the due jobs that are free and that there is room for."""
+        with self._uow.store.lock:
+            return self._opened(self._uow.sync_jobs.waiting(now), worker, limit, lease, now)
+
+    def _opened(
         self, jobs: list[SyncJob], worker: str, limit: int, lease: timedelta, now: datetime
     ) -> list[SyncRun]:
-        """Runs of the first `limit` of the due jobs that are free and that there is room for."""
         found: list[SyncRun] = []
         for job in jobs:
             if len(found) == limit:
@@ -130,13 +134,12 @@ class InMemorySyncRunRepository(RunsLife):
             held = [self._held(run.id) for run in expired[:limit]]
         return [each for each in held if each is not None]
 
-    def _keep(self, run: SyncRun, job: SyncJob | None) -> SyncRun:
+    def _keep(self, run: SyncRun, job: SyncJob | None) -> None:
         with self._uow.store.lock:
             self._uow.store.held[run.id] = self._uow
             self._uow.put(SyncRun, run)
             if job is not None:
                 self._uow.put(SyncJob, evolved(job, updated_by=self._uow.actor))
-        return run
 
     def _is_seen(self, run: SyncRun) -> bool:
         return isinstance(self._uow.tenant, EveryTenant) or run.tenant == self._uow.tenant

@@ -5,14 +5,22 @@ May import: `domain`, `clock`, `query`.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 from uuid import UUID
 
+from integration_hub.domain.aggregate import evolved
 from integration_hub.domain.errors import LeaseLost, SyncRunNotFound, ValidationError
 from integration_hub.domain.sync_job import MOST_RECORDS, SyncJob, SyncJobStatus
-from integration_hub.domain.sync_run import STATUSES, SyncRun, SyncRunStatus, wait_after
+from integration_hub.domain.sync_run import (
+    STATUSES,
+    SyncOutcome,
+    SyncRun,
+    SyncRunStatus,
+    wait_after,
+)
 from integration_hub.domain.values import (
     checked_count,
     checked_duration,
@@ -26,6 +34,7 @@ from integration_hub.domain.values import (
 from integration_hub.ports.clock import Clock
 
 LOST = "the lease ran out: the worker was not heard of in time"
+LEASE_LOST = "lease_lost"
 RELEASED = "released"
 CLAIM_LEASE = timedelta(minutes=5)
 MOST_CLAIMED = 1_000
@@ -50,6 +59,10 @@ class SyncRunRepository(Protocol):
 
     def succeed(self, run: SyncRun, *, records: int = 0, checkpoint: Any = None) -> SyncRun:
         """The work is done: the job waits for its next time, and keeps `checkpoint`."""
+        ...
+
+    def succeed_many(self, outcomes: Iterable[tuple[SyncRun, SyncOutcome]]) -> list[SyncRun]:
+        """As `succeed`, for many short runs at once: all of them, or none if one is lost."""
         ...
 
     def fail(
@@ -79,15 +92,39 @@ class SyncRunRepository(Protocol):
         ...
 
 
+Ending: TypeAlias = Callable[[SyncRun, SyncJob], tuple[SyncRun, SyncJob]]
+"""What a run and its job become."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A run and its job, and what they become if they are still as they were."""
+
+    run: SyncRun
+    job: SyncJob
+    ended: SyncRun
+    after: SyncJob
+
+
 class RunsLife:
     """What happens to runs and their jobs, on the few questions that a store answers.
 
-    A store gives `_held` (a run and its job, kept from others until the end; None if there is no
-    such run), `_expired` (the same, of those whose lease has run out, past those that others hold)
-    and `_keep` (both changed).
+    A store gives `claimed` (checked claims), `_held` (a run and its job, kept from others until the
+    end; None if there is no such run), `_expired` (the same, of those whose lease has run out, past
+    those that others hold) and `_keep` (both changed). It may give `_keep_at_once`.
     """
 
     clock: Clock
+
+    def claim(
+        self, worker: str, limit: int, lease: timedelta | float, now: datetime | None
+    ) -> list[SyncRun]:
+        duration = checked_claim(worker, limit, lease)
+        moment = self.clock.now() if now is None else checked_time("now", now)
+        return self.claimed(worker, limit, duration, moment)
+
+    def claimed(self, worker: str, limit: int, lease: timedelta, now: datetime) -> list[SyncRun]:
+        raise AssertionError(f"{type(self).__name__} must say how it claims")
 
     def _held(self, id: UUID) -> tuple[SyncRun, SyncJob] | None:
         raise AssertionError(f"{type(self).__name__} must say how it holds a run")
@@ -95,12 +132,19 @@ class RunsLife:
     def _expired(self, now: datetime, limit: int) -> list[tuple[SyncRun, SyncJob]]:
         raise AssertionError(f"{type(self).__name__} must say which leases have run out")
 
-    def _keep(self, run: SyncRun, job: SyncJob | None) -> SyncRun:
+    def _keep(self, run: SyncRun, job: SyncJob | None) -> None:
         raise AssertionError(f"{type(self).__name__} must say how it keeps a run")
+
+    def _keep_at_once(self, changes: list[Change]) -> bool:
+        """Make all changes if everything is as it was; whether it was. None is made otherwise."""
+        return False
 
     def heartbeat(
         self, run: SyncRun, *, records: int | None = None, checkpoint: Any = None
     ) -> SyncRun:
+        if records is not None:
+            checked_count("records", records, most=MOST_RECORDS)
+        checkpoint = checked_json("checkpoint", checkpoint)
         held, job = self._own(run)
         now = self.clock.now()
         is_over = job.status == SyncJobStatus.CANCELLED
@@ -109,67 +153,119 @@ class RunsLife:
             if is_over
             else held.heard(now, records=records, checkpoint=checkpoint)
         )
-        return self._keep(heard, None if checkpoint is None else job.at(heard.checkpoint, now))
+        reached = None if checkpoint is None else job.at(heard.checkpoint, now)
+        self._keep(heard, reached)
+        return evolved(heard, job=reached or job, integration=run.integration)
 
     def succeed(self, run: SyncRun, *, records: int = 0, checkpoint: Any = None) -> SyncRun:
-        checked_count("records", records, most=MOST_RECORDS)
-        checkpoint = checked_json("checkpoint", checkpoint)
-        held, job = self._own(run)
+        return self.succeed_many([(run, SyncOutcome(records, checkpoint))])[0]
+
+    def succeed_many(self, outcomes: Iterable[tuple[SyncRun, SyncOutcome]]) -> list[SyncRun]:
         now = self.clock.now()
-        ended = held.ended(SyncRunStatus.SUCCEEDED, now, records=records, checkpoint=checkpoint)
-        after = job.succeeded(
-            now, started_at=held.started_at, records=records, checkpoint=ended.checkpoint_after
-        )
-        return self._keep(ended, after)
+        return self._end([(run, _succeeding(outcome, now)) for run, outcome in outcomes])
 
     def fail(
         self, run: SyncRun, error: object, *, retry_in: timedelta | float | None = None
     ) -> SyncRun:
         wait = None if retry_in is None else checked_duration("retry_in", retry_in)
-        held, job = self._own(run)
-        if wait is None:
-            wait = wait_after(held.attempt, error)
-        return self._end(SyncRunStatus.FAILED, held, job, self.clock.now(), error, wait)
+        now = self.clock.now()
+
+        def ending(held: SyncRun, job: SyncJob) -> tuple[SyncRun, SyncJob]:
+            chosen = wait_after(held.attempt, error) if wait is None else wait
+            return _unsuccessful(held.ended(SyncRunStatus.FAILED, now, error=error), job, chosen)
+
+        return self._end([(run, ending)])[0]
 
     def release(self, run: SyncRun) -> SyncRun:
-        held, job = self._own(run)
         now = self.clock.now()
-        ended = held.ended(SyncRunStatus.CANCELLED, now, error=RELEASED)
-        return self._keep(ended, job.released(now))
+
+        def ending(held: SyncRun, job: SyncJob) -> tuple[SyncRun, SyncJob]:
+            ended = held.ended(SyncRunStatus.CANCELLED, now, error=RELEASED, code=RELEASED)
+            return ended, job.released(now)
+
+        return self._end([(run, ending)])[0]
 
     def reap(self, now: datetime | None = None, *, limit: int = 100) -> list[SyncRun]:
         moment = self.clock.now() if now is None else checked_time("now", now)
         checked_count("limit", limit, least=1, most=MOST_CLAIMED)
+
+        def ending(held: SyncRun, job: SyncJob) -> tuple[SyncRun, SyncJob]:
+            ended = held.ended(SyncRunStatus.LOST, moment, error=LOST, code=LEASE_LOST)
+            return _unsuccessful(ended, job, timedelta(0))
+
+        expired = self._expired(moment, limit)
+        return self._changed([Change(run, job, *ending(run, job)) for run, job in expired])
+
+    def _end(self, endings: list[tuple[SyncRun, Ending]]) -> list[SyncRun]:
+        """End runs: by what the worker believes of them, or else by what they are found to be."""
+        runs = [_checked_run(run) for run, _ in endings]
+        if len({run.id for run in runs}) < len(runs):
+            raise ValidationError("outcomes", len(runs), "must have each run once")
+        believed = [
+            Change(run, run.job, *ending(run, run.job))
+            for run, ending in endings
+            if run.job is not None and run.is_running
+        ]
+        if len(believed) == len(endings) and self._keep_at_once(believed):
+            return [_shown(change) for change in believed]
+        held = {run.id: self._own(run) for run in sorted(runs, key=_job_id)}
+        found = [Change(*held[run.id], *ending(*held[run.id])) for run, ending in endings]
+        ended = self._changed(found)
         return [
-            self._end(SyncRunStatus.LOST, run, job, moment, LOST, timedelta(0))
-            for run, job in self._expired(moment, limit)
+            evolved(each, integration=run.integration)
+            for each, run in zip(ended, runs, strict=True)
         ]
 
-    def _end(
-        self,
-        status: SyncRunStatus,
-        run: SyncRun,
-        job: SyncJob,
-        now: datetime,
-        error: object,
-        wait: timedelta,
-    ) -> SyncRun:
-        ended = run.ended(status, now, error=error)
-        assert ended.error_message is not None
-        after = job.unsuccessful(
-            now, started_at=run.started_at, error=ended.error_message, wait=wait
-        )
-        return self._keep(ended, after)
+    def _changed(self, changes: list[Change]) -> list[SyncRun]:
+        """Make changes of what is held."""
+        if not self._keep_at_once(changes):
+            for change in changes:
+                self._keep(change.ended, change.after)
+        return [_shown(change) for change in changes]
 
     def _own(self, run: SyncRun) -> tuple[SyncRun, SyncJob]:
-        if not isinstance(run, SyncRun):
-            raise ValidationError("run", type(run).__name__, "must be a SyncRun")
-        held = self._held(checked_id("run.id", run.id))
+        held = self._held(_checked_run(run).id)
         if held is None:
             raise SyncRunNotFound(run.id)
         if not held[0].is_running:
             raise LeaseLost(run.id)
         return held
+
+
+def _succeeding(outcome: SyncOutcome, now: datetime) -> Ending:
+    def ending(held: SyncRun, job: SyncJob) -> tuple[SyncRun, SyncJob]:
+        records, checkpoint = outcome.records, outcome.checkpoint
+        ended = held.ended(SyncRunStatus.SUCCEEDED, now, records=records, checkpoint=checkpoint)
+        after = job.succeeded(
+            now, started_at=held.started_at, records=records, checkpoint=ended.checkpoint_after
+        )
+        return ended, after
+
+    return ending
+
+
+def _unsuccessful(ended: SyncRun, job: SyncJob, wait: timedelta) -> tuple[SyncRun, SyncJob]:
+    assert ended.error_message is not None
+    assert ended.finished_at is not None
+    after = job.unsuccessful(
+        ended.finished_at, started_at=ended.started_at, error=ended.error_message, wait=wait
+    )
+    return ended, after
+
+
+def _shown(change: Change) -> SyncRun:
+    return evolved(change.ended, job=change.after)
+
+
+def _job_id(run: SyncRun) -> UUID:
+    return run.sync_job_id
+
+
+def _checked_run(run: object) -> SyncRun:
+    if not isinstance(run, SyncRun):
+        raise ValidationError("run", type(run).__name__, "must be a SyncRun")
+    checked_id("run.id", run.id)
+    return run
 
 
 def checked_claim(worker: str, limit: int, lease: timedelta | float) -> timedelta:

@@ -15,7 +15,7 @@ from integration_hub.domain.values import checked_count, checked_time, searchabl
 from integration_hub.domain.webhook import DELIVERABLE, IN_TROUBLE, Webhook
 from integration_hub.ports.query import IntegrationFilter, SyncJobFilter, WebhookFilter
 from integration_hub.ports.repositories import the_only_one
-from integration_hub.ports.sync_runs import CLAIM_LEASE, checked_claim
+from integration_hub.ports.sync_runs import CLAIM_LEASE
 from integration_hub.sql.mapping import INTEGRATIONS, SYNC_JOBS, WEBHOOKS
 from integration_hub.sql.repositories import SqlRepository
 from integration_hub.sql.statements import Statements
@@ -86,9 +86,7 @@ class SqlSyncJobRepository(SqlRepository[SyncJob, SyncJobFilter]):
         lease: timedelta | float = CLAIM_LEASE,
         now: datetime | None = None,
     ) -> list[SyncRun]:
-        duration = checked_claim(worker, limit, lease)
-        moment = self._uow.clock.now() if now is None else checked_time("now", now)
-        return self._uow.sync_runs.claimed(worker, limit, duration, moment)
+        return self._uow.sync_runs.claim(worker, limit, lease, now)
 
     def running(self) -> list[SyncJob]:
         return self.find(SyncJobFilter(running=True))

@@ -1,6 +1,6 @@
-"""The claim on Postgres: one statement, in SQL as it runs.
+"""The claim and the endings on Postgres: one statement each, in SQL as they run.
 
-May import: `filtering`, `mapping`, SQLAlchemy.
+May import: `filtering`, `mapping`, `prepared`, SQLAlchemy.
 
 What it relies on: at READ COMMITTED, a row that another transaction has changed is looked at
 again before it is locked, and one that is locked is passed by (SKIP LOCKED); and two partial
@@ -18,6 +18,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from integration_hub.sql.filtering import RESTING_LISTED
 from integration_hub.sql.mapping import INTEGRATIONS, SYNC_JOBS, SYNC_RUNS
+from integration_hub.sql.prepared import DIALECT
 
 _CLAIM = """
 WITH busy AS (
@@ -77,6 +78,60 @@ WITH busy AS (
 SELECT (SELECT count(*) FROM free), claimed.*
 FROM (VALUES (1)) AS always LEFT JOIN claimed ON true
 """
+
+
+#: What a run does to its job, and nothing else of it.
+OF_JOB = (
+    *("status", "status_changed_at", "error_message", "attempt", "next_run_at", "last_run_at"),
+    *("records_processed", "checkpoint", "scheduled_for", "version", "updated_at", "updated_by"),
+)
+OF_RUN = (
+    *("status", "heartbeat_at", "lease_expires_at", "finished_at", "records_processed"),
+    *("checkpoint_after", "error_code", "error_message", "version"),
+)
+
+_END = """
+WITH given AS (
+    SELECT * FROM unnest({arrays}) AS g(id, run_was, job_was, {names})
+), own AS (
+    SELECT g.*, j.id AS job_id
+    FROM given g JOIN sync_runs r USING (id) JOIN sync_jobs j ON j.id = r.sync_job_id
+    WHERE r.status = 'running' AND r.version = g.run_was AND j.version = g.job_was
+        AND (CAST(:tenant AS text) IS NULL OR r.tenant_id = :tenant)
+    ORDER BY j.id  -- all in one order, or two endings could wait for each other
+    FOR UPDATE OF j, r
+), whole AS (
+    SELECT * FROM own WHERE (SELECT count(*) FROM own) = (SELECT count(*) FROM given)
+), ended AS (
+    UPDATE sync_runs r SET {of_run} FROM whole w WHERE r.id = w.id
+)
+UPDATE sync_jobs j SET {of_job} FROM whole w WHERE j.id = w.job_id
+"""
+
+
+def ending_text() -> Any:
+    """The statement that ends runs whose version, and whose job's, are what the worker knows.
+
+    Its parameters are arrays with one value for each run; it changes all rows, or none.
+    """
+    typed: dict[str, Any] = {
+        "ids": SYNC_RUNS.table.c.id.type,
+        "run_was": SYNC_RUNS.table.c.version.type,
+        "job_was": SYNC_JOBS.table.c.version.type,
+        **{f"run_{name}": SYNC_RUNS.table.c[name].type for name in OF_RUN},
+        **{f"job_{name}": SYNC_JOBS.table.c[name].type for name in OF_JOB},
+    }
+    arrays = [
+        f"CAST(:{name} AS {each.dialect_impl(DIALECT).compile(DIALECT).split(' COLLATE')[0]}[])"
+        for name, each in typed.items()
+    ]
+    names = list(typed)[3:]
+    sql = _END.replace("{arrays}", ", ".join(arrays)).replace("{names}", ", ".join(names))
+    for of, columns in (("run", OF_RUN), ("job", OF_JOB)):
+        changes = ", ".join(f"{name} = w.{of}_{name}" for name in columns)
+        sql = sql.replace(f"{{of_{of}}}", changes)
+    arguments = [bindparam(name, type_=ARRAY(each)) for name, each in typed.items()]
+    return text(sql).bindparams(bindparam("tenant", type_=Text), *arguments)
 
 
 def claim_text() -> Any:

@@ -79,6 +79,15 @@ class Mapper(Generic[A]):
         """The row of an object, by the names that statements give their parameters."""
         return {f"new_{name}": value for name, value in self.dump(item).items()}
 
+    def columns_of(self, items: Sequence[A], names: Sequence[str]) -> dict[str, list[Any]]:
+        """Some columns of many objects, each with the values of all."""
+        found = {}
+        for name, field, convert in self._writing:
+            if name in names:
+                values = [getattr(item, field) for item in items]
+                found[name] = values if convert is None else list(map(convert, values))
+        return found
+
 
 INTEGRATIONS = Mapper(
     Integration,

@@ -146,6 +146,7 @@ class SyncJobRow(AggregateColumns, Base):
     last_run_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     records_processed: Mapped[int] = mapped_column(BigInteger)
     checkpoint: Mapped[Any | None] = mapped_column(json_type())
+    scheduled_for: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
     __table_args__ = (
         UniqueConstraint("integration_id", "name"),

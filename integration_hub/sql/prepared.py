@@ -15,7 +15,7 @@ from sqlalchemy import Dialect, Executable
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.sql.elements import ClauseElement
 
-_DIALECT: Dialect = PGDialect_psycopg()  # type: ignore[no-untyped-call]
+DIALECT: Dialect = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 
 
 class Prepared:
@@ -36,7 +36,7 @@ class Prepared:
     @cached_property
     def _compiled(self) -> Any:
         assert isinstance(self.statement, ClauseElement)
-        return self.statement.compile(dialect=_DIALECT)
+        return self.statement.compile(dialect=DIALECT)
 
     @cached_property
     def _constants(self) -> dict[str, Any]:
@@ -49,7 +49,7 @@ class Prepared:
         """What turns a value into what psycopg takes, for those parameters that need it."""
         found = {}
         for name, bind in self._compiled.binds.items():
-            process = bind.type.dialect_impl(_DIALECT).bind_processor(_DIALECT)
+            process = bind.type.dialect_impl(DIALECT).bind_processor(DIALECT)
             if process is not None:
                 found[name] = process
         return found

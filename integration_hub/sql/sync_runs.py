@@ -5,7 +5,7 @@ May import: `ports`, `domain`, and its neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -29,9 +29,9 @@ from integration_hub.domain.errors import SyncRunNotFound
 from integration_hub.domain.sync_job import SyncJob
 from integration_hub.domain.sync_run import SyncRun, max_concurrency, opened
 from integration_hub.domain.values import checked_count, checked_id, checked_time, new_id
-from integration_hub.ports.sync_runs import RunsLife, checked_statuses
+from integration_hub.ports.sync_runs import Change, RunsLife, checked_statuses
 from integration_hub.ports.unit_of_work import EveryTenant
-from integration_hub.sql.claiming import claim_text
+from integration_hub.sql.claiming import OF_JOB, OF_RUN, claim_text, ending_text
 from integration_hub.sql.filtering import may_run, waiting
 from integration_hub.sql.mapping import INTEGRATIONS, SYNC_JOBS, SYNC_RUNS
 from integration_hub.sql.prepared import Prepared
@@ -41,15 +41,6 @@ if TYPE_CHECKING:
 
 _RUNS, _JOBS = SYNC_RUNS.table, SYNC_JOBS.table
 _PARENTS = INTEGRATIONS.table
-#: What a run does to its job, and nothing else of it.
-_OF_JOB = (
-    *("status", "status_changed_at", "error_message", "attempt", "next_run_at", "last_run_at"),
-    *("records_processed", "checkpoint", "version", "updated_at", "updated_by"),
-)
-_OF_RUN = (
-    *("status", "heartbeat_at", "lease_expires_at", "finished_at", "records_processed"),
-    *("checkpoint_after", "error_code", "error_message", "version"),
-)
 _VAIN = 5  # how often a claim looks again where others were quicker each time
 _SCAN = 200  # due jobs that are looked at in one go
 
@@ -105,11 +96,11 @@ class RunStatements:
 
     @cached_property
     def change_run(self) -> Prepared:
-        return _change(_RUNS, _OF_RUN)
+        return _change(_RUNS, OF_RUN)
 
     @cached_property
     def change_job(self) -> Prepared:
-        return _change(_JOBS, _OF_JOB)
+        return _change(_JOBS, OF_JOB)
 
     @cached_property
     def insert_run(self) -> Prepared:
@@ -141,6 +132,10 @@ class RunStatements:
     @cached_property
     def claim(self) -> Prepared:
         return Prepared(claim_text())
+
+    @cached_property
+    def end(self) -> Prepared:
+        return Prepared(ending_text())
 
 
 def _parameter(name: str, table: Any = _RUNS) -> Any:
@@ -196,9 +191,6 @@ class SqlSyncRunRepository(RunsLife):
         values = self._scoped(finished_at=moment, limit=limit)
         return self._uow.touch(self.STATEMENTS.prune(scoped=self._is_scoped), values)
 
-    def claimed(self, worker: str, limit: int, lease: timedelta, now: datetime) -> list[SyncRun]:
-        raise AssertionError(f"{type(self).__name__} must say how it claims")
-
     # --- the life of a run --------------------------------------------------------------------
 
     def _held(self, id: UUID) -> tuple[SyncRun, SyncJob] | None:
@@ -214,23 +206,23 @@ class SqlSyncRunRepository(RunsLife):
         rows = self._uow.rows(self.STATEMENTS.expired(scoped=self._is_scoped), values)
         return [_both(row) for row in rows]
 
-    def _keep(self, run: SyncRun, job: SyncJob | None) -> SyncRun:
-        values = {name: v for name, v in SYNC_RUNS.parameters(run).items() if name[4:] in _RUN}
-        self._uow.touch(self.STATEMENTS.change_run, values)
+    def _keep(self, run: SyncRun, job: SyncJob | None) -> None:
+        columns = SYNC_RUNS.columns_of([run], ("id", *OF_RUN))
+        self._uow.touch(self.STATEMENTS.change_run, _new_values(columns))
         if job is not None:
             self._change_job(evolved(job, updated_by=self._uow.actor))
-        return run
 
     def _change_job(self, job: SyncJob) -> None:
-        values = {name: v for name, v in SYNC_JOBS.parameters(job).items() if name[4:] in _JOB}
-        self._uow.touch(self.STATEMENTS.change_job, values)
+        columns = SYNC_JOBS.columns_of([job], ("id", *OF_JOB))
+        self._uow.touch(self.STATEMENTS.change_job, _new_values(columns))
 
     def _scoped(self, **values: Any) -> dict[str, Any]:
         return {"tenant_id": self._uow.tenant, **values} if self._is_scoped else values
 
 
-_RUN = frozenset({"id", *_OF_RUN})
-_JOB = frozenset({"id", *_OF_JOB})
+def _new_values(columns: Mapping[str, list[Any]]) -> dict[str, Any]:
+    """The parameters of a change of one row."""
+    return {f"new_{name}": values[0] for name, values in columns.items()}
 
 
 def _both(row: Any) -> tuple[SyncRun, SyncJob]:
@@ -328,6 +320,20 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
         self._forget(run)
         self._change_job(run.job.skipped(now))
         return True
+
+    def _keep_at_once(self, changes: list[Change]) -> bool:
+        """Endings in one statement, which changes all rows or none."""
+        self._uow.require_active()
+        runs = SYNC_RUNS.columns_of([change.ended for change in changes], OF_RUN)
+        jobs = SYNC_JOBS.columns_of([change.after for change in changes], OF_JOB)
+        jobs["updated_by"] = [self._uow.actor] * len(changes)
+        values: dict[str, Any] = {f"run_{name}": column for name, column in runs.items()}
+        values.update((f"job_{name}", column) for name, column in jobs.items())
+        values["ids"] = [change.run.id for change in changes]
+        values["run_was"] = [change.run.version for change in changes]
+        values["job_was"] = [change.job.version for change in changes]
+        values["tenant"] = self._uow.tenant if self._is_scoped else None
+        return bool(changes) and self._uow.touch(self.STATEMENTS.end, values) == len(changes)
 
     def _forget(self, run: SyncRun) -> None:
         self._uow.touch(_FORGET, {"id": run.id})

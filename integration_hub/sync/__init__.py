@@ -3,6 +3,7 @@
 May import: `ports`, `domain`, `http`.
 """
 
-from integration_hub.sync.runner import Handler, SyncContext, SyncOutcome, SyncRunner
+from integration_hub.domain.sync_run import SyncOutcome
+from integration_hub.sync.runner import Handler, SyncContext, SyncRunner
 
 __all__ = ["Handler", "SyncContext", "SyncOutcome", "SyncRunner"]

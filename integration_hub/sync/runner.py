@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -26,7 +25,7 @@ from integration_hub.domain.errors import (
 )
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.sync_job import SyncJob
-from integration_hub.domain.sync_run import SyncRun
+from integration_hub.domain.sync_run import SyncOutcome, SyncRun
 from integration_hub.domain.values import checked_count, checked_duration, checked_name
 from integration_hub.http.client import HttpClient
 from integration_hub.ports.sync_runs import CLAIM_LEASE, checked_claim
@@ -43,14 +42,6 @@ class OffersWork(Protocol):
 
     def unit_of_work(self, *, tenant: Tenant = "default", actor: str = "system") -> UnitOfWork: ...
     def http(self, integration: Integration, /) -> HttpClient: ...
-
-
-@dataclass(frozen=True, slots=True)
-class SyncOutcome:
-    """What a handler has done: how many records, and where the next run takes up."""
-
-    records: int = 0
-    checkpoint: Any = None
 
 
 class SyncContext:
@@ -96,7 +87,7 @@ class SyncContext:
 
         Raises `LeaseLost` where the run is no longer this worker's.
         """
-        self.run = self._runner.beat(self, records=records, checkpoint=checkpoint)
+        self._runner.beat(self, records=records, checkpoint=checkpoint)
 
     def stop(self, why: str) -> None:
         self.why = self.why or why
@@ -190,6 +181,7 @@ class SyncRunner:
                 raise
             if not run.is_running:
                 context.stop("cancelled")
+            context.run = run
             return run
 
     # --- inside -------------------------------------------------------------------------------

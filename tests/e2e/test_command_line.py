@@ -10,7 +10,7 @@ import pytest
 
 from integration_hub import cli
 
-HEAD = "hub_0002"
+HEAD = "hub_0003"
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -25,12 +26,14 @@ from integration_hub import (
     PoolSettings,
     PostgresUnitOfWork,
     QueryTimeout,
+    Schedule,
     SerializationConflict,
+    SyncOutcome,
     UnitOfWork,
     ValidationError,
 )
 from integration_hub.sql.models import IntegrationRow
-from integration_hub.testing import IntegrationFactory
+from integration_hub.testing import IntegrationFactory, SyncJobFactory
 from integration_hub.testing.postgres import (
     control_server,
     postgres_server,
@@ -212,6 +215,28 @@ def test_who_listens_to_statements_or_logs_them_hears_all(
     walk()
     assert "UPDATE integrations" in caplog.text
     other.close()
+
+
+def test_an_ending_is_one_statement_however_many_runs_it_ends(hub_postgres_url: URL) -> None:
+    manager = DatabaseConnectionManager(hub_postgres_url)
+    heard: list[str] = []
+    event.listen(manager.lazy_engine, "before_cursor_execute", lambda *call: heard.append(call[2]))
+    with PostgresUnitOfWork(manager) as uow:
+        parent = IntegrationFactory(config={"sync": {"max_concurrency": 9}}, store=uow)
+        for _ in range(5):
+            once = Schedule.once(uow.clock.now())
+            SyncJobFactory(store=uow, integration_id=parent.id, schedule=once, max_attempts=1)
+        runs = uow.sync_jobs.claim("w1", limit=9, lease=1)
+        heard.clear()
+        uow.sync_runs.succeed(runs[0], records=3, checkpoint={"at": 1})
+        uow.sync_runs.fail(runs[1], "broken")
+        uow.sync_runs.succeed_many([(run, SyncOutcome()) for run in runs[2:4]])
+        assert [sql.split()[0] for sql in heard] == ["WITH"] * 3
+        heard.clear()
+        (lost,) = uow.sync_runs.reap(uow.clock.now() + timedelta(seconds=60))
+        assert [sql.split()[0] for sql in heard] == ["SELECT", "WITH"]
+        assert (lost.id, lost.status) == (runs[4].id, "lost")
+    manager.close()
 
 
 def test_a_session_of_ours_shares_the_transaction(hub_postgres: Hub) -> None:

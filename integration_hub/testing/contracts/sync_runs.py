@@ -25,7 +25,7 @@ from integration_hub.domain.errors import (
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.schedule import Schedule
 from integration_hub.domain.sync_job import SyncJob
-from integration_hub.domain.sync_run import SyncRun, SyncRunStatus
+from integration_hub.domain.sync_run import SyncOutcome, SyncRun, SyncRunStatus
 from integration_hub.domain.values import new_id
 from integration_hub.hub import Hub
 from integration_hub.ports.unit_of_work import EVERY_TENANT, UnitOfWork
@@ -415,7 +415,87 @@ class SyncRunContract:
         assert self.run(hub, run) == run
         self.succeed(hub, run)
 
+    def test_many_runs_succeed_at_once_or_none_does(
+        self, hub: Hub, parent: Integration, hub_clock: ManualClock
+    ) -> None:
+        jobs = [self.add_job(hub, parent) for _ in range(4)]
+        runs = self.claim(hub)
+        stolen = runs.pop()
+        outcomes = [(run, SyncOutcome(number, {"at": number})) for number, run in enumerate(runs)]
+        self.succeed(hub, stolen)
+        with hub.unit_of_work(tenant=EVERY_TENANT) as uow:
+            with pytest.raises(LeaseLost) as refused:
+                uow.sync_runs.succeed_many([*outcomes, (stolen, SyncOutcome())])
+            assert refused.value.run_id == stolen.id
+            uow.commit()
+        assert [self.run(hub, run) for run in runs] == runs
+        with hub.unit_of_work(tenant=EVERY_TENANT) as uow, pytest.raises(ValidationError):
+            uow.sync_runs.succeed_many([outcomes[0], outcomes[0]])
+        ended = self.does(hub, lambda uow: uow.sync_runs.succeed_many(outcomes))
+        assert [run.id for run in ended] == [run.id for run in runs]
+        assert [self.run(hub, run) for run in ended] == ended
+        kept = {job.id: self.job(hub, job) for job in jobs}
+        for number, run in enumerate(ended):
+            assert run.job == kept[run.sync_job_id]
+            assert run.integration == parent
+            assert run.job.records_processed == number
+            assert run.job.checkpoint == {"at": number}
+        assert self.does(hub, lambda uow: uow.sync_runs.succeed_many([])) == []
+
+    def test_a_worker_that_knows_an_old_state_ends_its_run_all_the_same(
+        self, hub: Hub, parent: Integration
+    ) -> None:
+        job = self.add_job(hub, parent)
+        (run,) = self.claim(hub)
+        assert run.job is not None
+        renamed = replaced(run.job, description="changed meanwhile")
+        self.does(hub, lambda uow: uow.sync_jobs.save(renamed))
+        heard = self.does(hub, lambda uow: uow.sync_runs.heartbeat(run, records=2, checkpoint=5))
+        assert (heard.job, heard.integration) == (self.job(hub, job), parent)
+        ended = self.succeed(hub, run)  # not `heard`
+        assert (ended.checkpoint, ended.job) == (5, self.job(hub, job))
+        after = self.job(hub, job)
+        assert (after.status, after.description) == ("pending", "changed meanwhile")
+
+    def test_how_a_run_ended_has_a_code(
+        self, hub: Hub, parent: Integration, hub_clock: ManualClock
+    ) -> None:
+        job = self.add_job(hub, parent, max_attempts=9)
+        (run,) = self.claim(hub)
+        self.fail(hub, run, "somebody's words", retry_in=0)
+        (run,) = self.claim(hub)
+        self.does(hub, lambda uow: uow.sync_runs.release(run))
+        self.claim(hub)
+        hub_clock.advance(LEASE)
+        self.does(hub, lambda uow: uow.sync_runs.reap())
+        with hub.unit_of_work() as uow:
+            codes = [run.error_code for run in uow.sync_runs.history(job.id)]
+        assert codes == ["lease_lost", "released", "failed"]
+
     # --- misfires -----------------------------------------------------------------------------
+
+    def test_a_failed_run_loses_none_of_the_times_that_were_missed(
+        self, hub: Hub, parent: Integration, hub_clock: ManualClock
+    ) -> None:
+        start = hub_clock.now()
+        schedule = Schedule.every(600, start=start)
+        job = self.add_job(hub, parent, schedule=schedule, config={"sync": {"catch_up": "all"}})
+        hub_clock.advance(1_850)
+        (run,) = self.claim(hub)
+        self.fail(hub, run, "not now", retry_in=5)
+        assert self.job(hub, job).scheduled_for == start
+        hub_clock.advance(5)
+        (run,) = self.claim(hub)
+        self.fail(hub, run, "nor now", retry_in=5)
+        assert self.job(hub, job).scheduled_for == start
+        hub_clock.advance(5)
+        counted = 0
+        while found := self.claim(hub):
+            counted += len(found)
+            self.succeed(hub, found[0])
+        assert counted == 4  # for 0, 600, 1,200 and 1,800 seconds
+        after = self.job(hub, job)
+        assert (after.next_run_at, after.scheduled_for) == (start + timedelta(seconds=2_400), None)
 
     @pytest.mark.parametrize(("catch_up", "runs"), [("latest", 1), ("all", 4), ("skip", 0)])
     def test_missed_times_are_made_up_for_as_the_job_has_it(
@@ -581,6 +661,7 @@ class SyncRunContract:
                 lambda: uow.sync_runs.get(run.id),
                 lambda: uow.sync_runs.heartbeat(run),
                 lambda: uow.sync_runs.succeed(run),
+                lambda: uow.sync_runs.succeed_many([(run, SyncOutcome())]),
                 lambda: uow.sync_runs.fail(run, "x"),
                 lambda: uow.sync_runs.release(run),
             )
@@ -628,6 +709,7 @@ class SyncRunContract:
             lambda: uow.sync_jobs.claim("w1"),
             lambda: uow.sync_runs.get(run.id),
             lambda: uow.sync_runs.heartbeat(run),
+            lambda: uow.sync_runs.succeed(run),
             lambda: uow.sync_runs.reap(),
             lambda: uow.sync_runs.history(run.sync_job_id),
             lambda: uow.sync_runs.prune(run.started_at),
