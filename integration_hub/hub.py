@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from integration_hub.database.engine import DatabaseConnectionManager, PoolSettings
 from integration_hub.database.health import Health, SchemaRevision
+from integration_hub.database.notifications import PostgresWaiter
 from integration_hub.database.schema import DatabaseSchemaManager
 from integration_hub.domain.errors import HubError, ValidationError
 from integration_hub.domain.integration import Integration
@@ -29,6 +30,7 @@ from integration_hub.memory.store import MemoryStore
 from integration_hub.memory.unit_of_work import MemoryUnitOfWork
 from integration_hub.ports.clock import Clock, SystemClock
 from integration_hub.ports.unit_of_work import Tenant, UnitOfWork, UnitOfWorkManager
+from integration_hub.ports.waiting import Waiter
 from integration_hub.settings import HubSettings
 from integration_hub.sql.unit_of_work import PostgresUnitOfWork, SqliteUnitOfWork
 
@@ -84,6 +86,7 @@ class Store(Protocol):
     def open(
         self, *, tenant: Tenant, actor: str, clock: Clock, session: Session | Connection | None
     ) -> UnitOfWork: ...
+    def waiter(self, channel: str) -> Waiter: ...
     def health(self) -> Health: ...
     def close(self) -> None: ...
 
@@ -102,6 +105,9 @@ class _Dicts:
             problem = "can't be joined by the dict store, which has no transactions of a database"
             raise ValidationError("session", type(session).__name__, problem)
         return MemoryUnitOfWork(self._store, tenant=tenant, actor=actor, clock=clock)
+
+    def waiter(self, channel: str) -> Waiter:
+        return Waiter()
 
     def health(self) -> Health:
         schema = self.schema.current()
@@ -131,6 +137,9 @@ class _Tables:
                     self.schema.require_current()
                     self._has_checked = True
         return uow
+
+    def waiter(self, channel: str) -> Waiter:
+        return PostgresWaiter(self.manager, channel) if self.manager.is_postgres else Waiter()
 
     def health(self) -> Health:
         found = self.manager.health()
@@ -295,6 +304,10 @@ class Hub:
             if isinstance(integration, UUID):
                 return uow.integrations.get(integration)
             return uow.integrations.get_by_name(integration)
+
+    def waiter(self, channel: str) -> Waiter:
+        """For workers: what waits for work of a kind, and is told of it where the store can."""
+        return self._store.waiter(channel)
 
     def health(self) -> Health:
         """How the store is, with its latency, version, pool and schema; raises nothing."""

@@ -5,17 +5,19 @@ May import: `ports`, `domain`, `repositories` and what stands below it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from integration_hub.domain.integration import Integration
-from integration_hub.domain.sync_job import SyncJob
+from integration_hub.domain.sync_job import SyncJob, SyncJobStatus
 from integration_hub.domain.sync_run import SyncRun
 from integration_hub.domain.values import checked_count, checked_time, searchable
 from integration_hub.domain.webhook import DELIVERABLE, IN_TROUBLE, Webhook
 from integration_hub.ports.query import IntegrationFilter, SyncJobFilter, WebhookFilter
 from integration_hub.ports.repositories import the_only_one
 from integration_hub.ports.sync_runs import CLAIM_LEASE
+from integration_hub.ports.waiting import SYNC_WORK
 from integration_hub.sql.mapping import INTEGRATIONS, SYNC_JOBS, WEBHOOKS
 from integration_hub.sql.repositories import SqlRepository
 from integration_hub.sql.statements import Statements
@@ -114,6 +116,23 @@ class PostgresSyncJobRepository(SqlSyncJobRepository):
     """Sync jobs on Postgres."""
 
     STATEMENTS = Statements(SYNC_JOBS, "postgresql")
+
+    def add(self, item: SyncJob, /) -> SyncJob:
+        return self._announced(super().add(item))
+
+    def add_many(self, items: Iterable[SyncJob], /) -> int:
+        self._uow.announce(SYNC_WORK)
+        return super().add_many(items)
+
+    def save(self, item: SyncJob, /) -> SyncJob:
+        return self._announced(super().save(item))
+
+    def _announced(self, job: SyncJob) -> SyncJob:
+        """Workers are told of a job that is due; one that comes to be due, they find."""
+        is_waiting = job.status == SyncJobStatus.PENDING and job.is_active
+        if is_waiting and job.next_run_at is not None and job.next_run_at <= self._uow.clock.now():
+            self._uow.announce(SYNC_WORK)
+        return job
 
 
 class SqliteIntegrationRepository(SqlIntegrationRepository):

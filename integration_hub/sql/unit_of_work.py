@@ -74,6 +74,7 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         self._connection: Connection | None = None
         self._driver: psycopg.Connection[Any] | None = None
         self._has_begun = False
+        self._news: set[str] = set()
         self.integrations = self.INTEGRATIONS(self)
         self.webhooks = self.WEBHOOKS(self)
         self.sync_jobs = self.SYNC_JOBS(self)
@@ -123,6 +124,10 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         if is_lost and not connection.invalidated:
             connection.invalidate(error)
         return driver_fault(error, is_lost=is_lost)
+
+    def announce(self, channel: str) -> None:
+        """Tell those who listen that there is work, when this is committed."""
+        self._news.add(channel)
 
     @property
     def session(self) -> Session:
@@ -236,12 +241,16 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
     def _commit(self) -> None:
         try:
             with self.faults():
+                self._tell(self._connection)
                 if self._session is not None:
                     self._session.commit()
                 elif self._connection is not None:
                     self._connection.commit()
         finally:
             self._leave()
+
+    def _tell(self, connection: Connection | None) -> None:
+        """Say what was announced, where the database can."""
 
     def _rollback(self) -> None:
         self._leave()
@@ -268,6 +277,11 @@ class PostgresUnitOfWork(SqlUnitOfWork):
     WEBHOOKS = PostgresWebhookRepository
     SYNC_JOBS = PostgresSyncJobRepository
     SYNC_RUNS = PostgresSyncRunRepository
+
+    def _tell(self, connection: Connection | None) -> None:
+        if connection is not None:
+            for channel in sorted(self._news):
+                connection.exec_driver_sql(f"NOTIFY {channel}")
 
 
 class SqliteUnitOfWork(SqlUnitOfWork):

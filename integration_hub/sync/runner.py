@@ -1,6 +1,6 @@
 """The runner: claims due sync jobs, lets handlers do the work in threads, and tells how it ended.
 
-May import: `ports`, `domain`, `http`. No unit of work is open while a handler runs.
+May import: `ports`, `domain`, `http`, `workforce`. No unit of work is open while a handler runs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import timedelta
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -20,7 +19,6 @@ from integration_hub.domain.errors import (
     LeaseLost,
     SerializationConflict,
     StaleVersion,
-    StorageError,
     ValidationError,
 )
 from integration_hub.domain.integration import Integration
@@ -30,6 +28,8 @@ from integration_hub.domain.values import checked_count, checked_duration, check
 from integration_hub.http.client import HttpClient
 from integration_hub.ports.sync_runs import CLAIM_LEASE, checked_claim
 from integration_hub.ports.unit_of_work import EVERY_TENANT, Tenant, UnitOfWork
+from integration_hub.ports.waiting import SYNC_WORK, Waiter, stopped_by_signals
+from integration_hub.workforce import Workforce
 
 T = TypeVar("T")
 _LOG = logging.getLogger("integration_hub.sync")
@@ -42,6 +42,7 @@ class OffersWork(Protocol):
 
     def unit_of_work(self, *, tenant: Tenant = "default", actor: str = "system") -> UnitOfWork: ...
     def http(self, integration: Integration, /) -> HttpClient: ...
+    def waiter(self, channel: str) -> Waiter: ...
 
 
 class SyncContext:
@@ -103,8 +104,9 @@ class SyncRunner:
     `handlers` has one for each type of integration. A handler returns a `SyncOutcome` (or None), or
     raises: then the job is tried again. It should look at `context.cancelled` from time to time;
     Python's threads can't be stopped from outside. Heartbeats go out in the background. Durations
-    in seconds or `timedelta`; `poll` is how often it looks for work when there was none, `grace`
-    how long handlers have to finish when it is told to stop.
+    in seconds or `timedelta`; `poll` is how often it looks for work when it was not told of any
+    (Postgres tells it at once of jobs that became due), `grace` how long handlers have to finish
+    when it is told to stop.
     """
 
     def __init__(
@@ -125,43 +127,40 @@ class SyncRunner:
         self._concurrency = checked_count("concurrency", concurrency, least=1, most=1_000)
         self._tenant = tenant
         self._lease = checked_claim(self.worker, self._concurrency, lease)
-        self._poll = checked_duration("poll", poll).total_seconds()
         self._grace = checked_duration("grace", grace).total_seconds()
-        self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._active: dict[Any, SyncContext] = {}
+        self._workforce = Workforce(
+            claim=self._claimed,
+            work=self._see_through,
+            concurrency=self._concurrency,
+            poll=checked_duration("poll", poll).total_seconds(),
+            log=_LOG,
+        )
 
     # --- working ------------------------------------------------------------------------------
 
     def run_once(self) -> int:
         """Give up what is lost, claim what is due, see it through; gives how many runs it were."""
-        contexts = self._claimed(self._concurrency)
-        with self._beating(), ThreadPoolExecutor(self._concurrency) as pool:
-            wait([pool.submit(self._see_through, context) for context in contexts])
-        return len(contexts)
+        with self._beating():
+            return self._workforce.run_once()
 
     def run_forever(self) -> None:
         """Work until `stop` is called; then finish or give back, within the grace time.
 
-        A database that can't be reached is waited for.
+        A database that can't be reached is waited for. Raises `SchemaOutOfDate`.
         """
-        with self._beating(), ThreadPoolExecutor(self._concurrency) as pool:
-            while not self._stopping.is_set():
-                room = self._concurrency - len(self._active)
-                try:
-                    contexts = self._claimed(room) if room else []
-                except StorageError as error:
-                    _LOG.warning("%s; trying again in %g s", error.message, self._poll)
-                    contexts = []
-                for context in contexts:
-                    pool.submit(self._see_through, context)
-                if not contexts:
-                    self._stopping.wait(self._poll if room else 0.05)
-            self._wind_up()
+        with self.hub.waiter(SYNC_WORK) as waiter, self._beating():
+            self._workforce.run_forever(waiter, grace=self._grace, let_go=self._let_go)
+
+    def run_until_signalled(self) -> None:
+        """As `run_forever`, in the main thread of a process, until SIGTERM or SIGINT."""
+        with stopped_by_signals(self.stop):
+            self.run_forever()
 
     def stop(self) -> None:
-        """Claim nothing more; may be called by a signal handler, for SIGTERM say."""
-        self._stopping.set()
+        """Claim nothing more; a signal handler may call it, for SIGTERM say."""
+        self._workforce.stop()
 
     def beat(
         self, context: SyncContext, *, records: int | None = None, checkpoint: Any = None
@@ -259,11 +258,8 @@ class SyncRunner:
                     raise
         raise AssertionError("the last try returns or raises")
 
-    def _wind_up(self) -> None:
-        """Let handlers finish within the grace time; those that have not are asked to stop."""
-        deadline = time.monotonic() + self._grace
-        while self._active and time.monotonic() < deadline:
-            threading.Event().wait(0.05)
+    def _let_go(self) -> None:
+        """Ask handlers that have not finished within the grace time to stop."""
         for context in self._contexts():
             context.stop("stopped")
 

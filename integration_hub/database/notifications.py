@@ -1,0 +1,78 @@
+"""Being told of new work by Postgres: LISTEN on a connection of its own.
+
+May import: `domain`, `ports.waiting`, `engine`, `faults`, psycopg. What is told is only a hint, and
+who listens also looks from time to time: behind PgBouncer in transaction mode, which has no LISTEN,
+nothing is ever heard, and all works by looking. Source: PostgreSQL manual, LISTEN and NOTIFY.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import psycopg
+from sqlalchemy.exc import SQLAlchemyError
+
+from integration_hub.database.engine import DatabaseConnectionManager
+from integration_hub.database.faults import driver_fault, fault
+from integration_hub.ports.waiting import Waiter
+
+_LOG = logging.getLogger("integration_hub.database")
+
+
+class PostgresWaiter(Waiter):
+    """Waits for notifications on a channel.
+
+    It listens from the start, so that what is told after it was made is not missed. A connection
+    that is lost is made anew, and counts as news: something may have been told meanwhile.
+    """
+
+    def __init__(self, manager: DatabaseConnectionManager, channel: str) -> None:
+        super().__init__()
+        self._manager = manager
+        self._channel = channel
+        self._driver: psycopg.Connection[object] | None = None
+        self._listen()
+
+    def wait(self, seconds: float) -> bool:
+        if self._driver is None and self._listen():
+            return True
+        driver = self._driver
+        if driver is None:
+            return super().wait(seconds)
+        heard = self._heard([self._ear, driver], seconds)
+        if driver in heard:
+            self._take_in(driver)
+        return bool(heard)
+
+    def _take_in(self, driver: psycopg.Connection[object]) -> None:
+        try:
+            for _ in driver.notifies(timeout=0):
+                continue
+        except psycopg.Error as error:
+            _LOG.warning("%s; looking for work from time to time", driver_fault(error).message)
+            self._leave()
+
+    def _listen(self) -> bool:
+        try:
+            pooled = self._manager.lazy_engine.raw_connection()
+            driver = pooled.driver_connection
+            pooled.detach()  # it is nobody's after us, and doesn't count among those of the pool
+            assert isinstance(driver, psycopg.Connection)
+            self._driver = driver
+            driver.autocommit = True
+            driver.execute(f"LISTEN {self._channel}".encode())
+        except (SQLAlchemyError, psycopg.Error) as error:
+            told = fault(error) if isinstance(error, SQLAlchemyError) else driver_fault(error)
+            _LOG.warning("%s; looking for work from time to time", told.message)
+            self._leave()
+            return False
+        return True
+
+    def _leave(self) -> None:
+        driver, self._driver = self._driver, None
+        if driver is not None:
+            driver.close()
+
+    def close(self) -> None:
+        self._leave()
+        super().close()

@@ -1,0 +1,113 @@
+"""Threads that claim work and see it through, until they are told to stop.
+
+May import: `ports`, `domain`. The runner of sync jobs and the dispatcher of webhooks stand on it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Generic, TypeVar
+
+from integration_hub.domain.errors import HubError, SchemaOutOfDate, StorageError
+from integration_hub.ports.waiting import Waiter
+
+T = TypeVar("T")
+
+
+class Workforce(Generic[T]):
+    """Up to `concurrency` threads at work on what `claim(room)` gives.
+
+    `work` must not raise what it can handle: an error of the package that it does raise is logged.
+    `poll` is how often (seconds) it looks for work when it was not told of any.
+    """
+
+    def __init__(
+        self,
+        *,
+        claim: Callable[[int], list[T]],
+        work: Callable[[T], None],
+        concurrency: int,
+        poll: float,
+        log: logging.Logger,
+    ) -> None:
+        self._claim = claim
+        self._work = work
+        self._concurrency = concurrency
+        self._poll = poll
+        self._log = log
+        self._lock = threading.Lock()
+        self._busy = 0
+        self._is_stopping = False
+        self._waiter: Waiter | None = None
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._is_stopping
+
+    def run_once(self) -> int:
+        """Claim once, see it through; gives how many pieces of work it was."""
+        claimed = self._claim(self._concurrency)
+        with ThreadPoolExecutor(self._concurrency) as pool:
+            done = wait([pool.submit(self._work, each) for each in claimed]).done
+        for each in done:
+            each.result()
+        return len(claimed)
+
+    def run_forever(
+        self, waiter: Waiter, *, grace: float, let_go: Callable[[], None] | None = None
+    ) -> None:
+        """Work until `stop`. Then claim nothing more, wait for `grace` seconds, and call `let_go`.
+
+        A database that can't be reached is waited for; `SchemaOutOfDate` is raised.
+        """
+        self._waiter = waiter
+        with ThreadPoolExecutor(self._concurrency) as pool:
+            try:
+                while not self._is_stopping:
+                    if not self._begin(pool):
+                        waiter.wait(self._poll)
+                deadline = time.monotonic() + grace
+                while self._busy and (left := deadline - time.monotonic()) > 0:
+                    waiter.wait(left)
+            finally:
+                if let_go is not None:
+                    let_go()
+
+    def stop(self) -> None:
+        """Claim nothing more. A signal handler may call it."""
+        self._is_stopping = True
+        if self._waiter is not None:
+            self._waiter.wake()
+
+    def _begin(self, pool: ThreadPoolExecutor) -> int:
+        """Claim as much as there are threads for; gives how much it was."""
+        room = self._concurrency - self._busy
+        if room == 0:
+            return 0
+        try:
+            claimed = self._claim(room)
+        except SchemaOutOfDate:
+            raise
+        except StorageError as error:
+            self._log.warning("%s; trying again in %g s", error.message, self._poll)
+            return 0
+        for each in claimed:
+            with self._lock:
+                self._busy += 1
+            pool.submit(self._work, each).add_done_callback(self._ended)
+        return len(claimed)
+
+    def _ended(self, done: Future[None]) -> None:
+        with self._lock:
+            self._busy -= 1
+        error = done.exception()
+        if isinstance(error, HubError):
+            self._log.error("%s", error.message)
+        elif error is not None:
+            self._log.error("a worker's thread failed", exc_info=error)
+        if self._waiter is not None:
+            self._waiter.wake()

@@ -1,0 +1,165 @@
+"""Workers are told of new work by Postgres, and go on by looking where they can't be told."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import URL
+
+from integration_hub import DatabaseConnectionManager, Hub, Integration, Schedule, SyncJob
+from integration_hub.ports.clock import SystemClock
+from integration_hub.ports.waiting import SYNC_WORK, Waiter
+from integration_hub.sync import SyncContext, SyncRunner
+from integration_hub.testing import IntegrationFactory, SyncJobFactory
+
+
+@pytest.fixture
+def hub(hub_postgres_url: URL) -> Iterator[Hub]:
+    with Hub.from_url(hub_postgres_url) as hub:  # by the real clock
+        yield hub
+
+
+@pytest.fixture
+def parent(hub: Hub) -> Integration:
+    with hub.unit_of_work() as uow:
+        parent: Integration = IntegrationFactory(type="crm", active=True, store=uow)
+        uow.commit()
+    return parent
+
+
+@pytest.fixture
+def waiter(hub: Hub) -> Iterator[Waiter]:
+    with hub.waiter(SYNC_WORK) as waiter:
+        yield waiter
+
+
+def job(parent: Integration, in_seconds: float = 0) -> SyncJob:
+    at = SystemClock().now() + timedelta(seconds=in_seconds)
+    made: SyncJob = SyncJobFactory.build(integration_id=parent.id, schedule=Schedule.once(at))
+    return made
+
+
+def commits(hub: Hub, act: Callable[[Any], object]) -> None:
+    with hub.unit_of_work() as uow:
+        act(uow)
+        uow.commit()
+
+
+@pytest.mark.parametrize("call", ["add", "upsert", "add_many"])
+def test_a_job_that_is_due_is_told_when_it_is_committed(
+    hub: Hub, parent: Integration, waiter: Waiter, call: str
+) -> None:
+    with hub.unit_of_work() as uow:
+        new = job(parent)
+        getattr(uow.sync_jobs, call)([new] if call == "add_many" else new)
+        assert not waiter.wait(0.05)
+        uow.commit()
+    assert waiter.wait(10)
+    assert not waiter.wait(0)
+
+
+def test_a_job_set_to_run_now_is_told(hub: Hub, parent: Integration, waiter: Waiter) -> None:
+    later = job(parent, in_seconds=3_600)
+    commits(hub, lambda uow: uow.sync_jobs.add(later))
+    assert not waiter.wait(0.05)
+    commits(
+        hub,
+        lambda uow: uow.sync_jobs.save(uow.sync_jobs.get(later.id).run_now(uow.clock.now())),
+    )
+    assert waiter.wait(10)
+
+
+def test_nothing_is_told_of_what_is_rolled_back_or_rests(
+    hub: Hub, parent: Integration, waiter: Waiter
+) -> None:
+    with hub.unit_of_work() as uow:
+        uow.sync_jobs.add(job(parent))
+    commits(hub, lambda uow: uow.sync_jobs.add(job(parent, in_seconds=60)))
+    commits(
+        hub,
+        lambda uow: uow.sync_jobs.add(
+            SyncJobFactory.build(integration_id=parent.id, schedule=Schedule.manual())
+        ),
+    )
+    assert not waiter.wait(0.1)
+
+
+def test_a_joined_session_tells_when_its_owner_commits(
+    hub: Hub, parent: Integration, waiter: Waiter, hub_postgres_url: URL
+) -> None:
+    manager = DatabaseConnectionManager(hub_postgres_url)
+    with manager.session() as session:
+        with hub.unit_of_work(session=session) as uow:
+            uow.sync_jobs.add(job(parent))
+            uow.commit()
+        assert not waiter.wait(0.05)
+        session.commit()
+    assert waiter.wait(10)
+    manager.close()
+
+
+def test_a_runner_begins_at_once(hub: Hub, parent: Integration) -> None:
+    done = threading.Event()
+
+    def pull(context: SyncContext) -> None:
+        done.set()
+
+    runner = SyncRunner(hub, {"crm": pull}, poll=600)
+    first = job(parent)
+    commits(hub, lambda uow: uow.sync_jobs.add(first))
+    working = threading.Thread(target=runner.run_forever)
+    working.start()
+    assert done.wait(20)
+    done.clear()
+    commits(hub, lambda uow: uow.sync_jobs.add(job(parent)))
+    assert done.wait(20)
+    runner.stop()
+    working.join(20)
+    assert not working.is_alive()
+
+
+def test_a_connection_that_is_cut_is_made_anew_and_counts_as_news(
+    hub: Hub,
+    parent: Integration,
+    waiter: Waiter,
+    hub_postgres_url: URL,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    admin = DatabaseConnectionManager(hub_postgres_url, application_name="admin")
+    cut = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE query LIKE 'LISTEN%' AND datname = current_database()"
+    )
+    assert admin.query(cut).row_count == 1
+    caplog.set_level(logging.WARNING)
+    while "looking for work from time to time" not in caplog.text:
+        assert waiter.wait(10)  # it hears that the connection is gone
+    commits(hub, lambda uow: uow.sync_jobs.add(job(parent)))  # told to nobody
+    assert waiter.wait(10)
+    assert not waiter.wait(0.05)
+    commits(hub, lambda uow: uow.sync_jobs.add(job(parent)))
+    assert waiter.wait(10)
+    assert admin.query(cut).row_count == 1
+    admin.close()
+
+
+def test_where_it_cannot_listen_it_waits_for_its_time(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING)
+    nowhere = "postgresql://user:s3cr3t-pass@127.0.0.1:1/nowhere"
+    with Hub.from_url(nowhere) as hub, hub.waiter(SYNC_WORK) as waiter:
+        assert not waiter.wait(0.05)
+        waiter.wake()
+        assert waiter.wait(60)
+    assert "looking for work from time to time" in caplog.text
+    assert "s3cr3t-pass" not in caplog.text
+
+
+def test_a_waiter_is_none_of_the_pool_s_connections(hub: Hub, waiter: Waiter) -> None:
+    assert hub.health().pool.in_use == 0
