@@ -20,6 +20,7 @@ from integration_hub.domain.sync_job import SyncJob
 from integration_hub.domain.webhook import Webhook
 from integration_hub.hub import Hub
 from integration_hub.ports.query import IntegrationFilter, Sort
+from integration_hub.sync import SyncContext, SyncOutcome, SyncRunner
 
 TENANT = "demo"
 Step = Callable[["Demo"], str]
@@ -94,6 +95,37 @@ class Demo:
         expect("rows left by the rollback", left, False)
         return "a unit of work without commit left nothing"
 
+    def sync(self) -> str:
+        """The other system is down at the first attempt; the second takes up where that one was."""
+
+        def pull(context: SyncContext) -> SyncOutcome:
+            if context.checkpoint is None:
+                context.progress(records=40, checkpoint="page 2")
+                raise ConnectionError("the other system hung up after page 1")
+            return SyncOutcome(records=100, checkpoint="page 5")
+
+        runner = SyncRunner(self.hub, {"salesforce": pull}, worker="demo", tenant=TENANT)
+        first = runner.run_once()
+        with self.hub.unit_of_work(tenant=TENANT) as uow:
+            crm = uow.integrations.get_by_name("Acme CRM")
+            job = uow.sync_jobs.get_by_name("first import", crm.id)
+            waiting = (job.status, job.attempt, job.checkpoint)
+            uow.sync_jobs.save(job.run_now(datetime.now(UTC)))  # rather than wait for its time
+            uow.commit()
+        expect("runs, and the job after a failure", (first, *waiting), (1, "pending", 1, "page 2"))
+        expect("runs after that", runner.run_once(), 1)
+        with self.hub.unit_of_work(tenant=TENANT) as uow:
+            job = uow.sync_jobs.get(job.id)
+            runs = uow.sync_runs.history(job.id)
+        table = Table("attempt", "status", "records", "checkpoint", "error", title="first import")
+        for run in reversed(runs):
+            found = (run.attempt, run.status, run.records_processed, run.checkpoint)
+            table.add_row(*map(str, found), run.error_message or "-")
+        self.console.print(table)
+        expect("the runs", [run.status for run in runs], ["succeeded", "failed"])
+        expect("the job", (job.status, job.checkpoint), ("completed", "page 5"))
+        return "a sync failed, was tried again, took up at page 2 and succeeded"
+
     def cascade(self) -> str:
         with self.hub.unit_of_work(tenant=TENANT) as uow:
             uow.integrations.remove(uow.integrations.get_by_name("Acme CRM").id)
@@ -116,6 +148,7 @@ STEPS: tuple[Step, ...] = (
     Demo.filter,
     Demo.rename,
     Demo.roll_back,
+    Demo.sync,
     Demo.cascade,
     Demo.health,
 )
@@ -129,6 +162,7 @@ def expect(what: str, found: object, wanted: object) -> None:
 def run_demo(url: str | URL, console: Console) -> bool:
     """Run every step; True if each came out as expected. Keeps to the tenant ``demo``."""
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("integration_hub").setLevel(logging.ERROR)  # what fails here is shown
     with Hub.from_url(url) as hub:
         demo = Demo(hub, console)
         for step in STEPS:

@@ -207,6 +207,7 @@ def _store_for(url: str | URL, settings: HubSettings | None) -> Store:
         connect_timeout=chosen.connect_timeout,
         statement_timeout=chosen.statement_timeout,
         lock_timeout=chosen.lock_timeout,
+        prepared_statements=chosen.prepared_statements,
     )
     return _Tables(manager, check_schema=chosen.check_schema)
 

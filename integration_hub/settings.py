@@ -47,6 +47,8 @@ class HubSettings(BaseSettings):
     connect_timeout: Duration = timedelta(seconds=5)
     statement_timeout: Duration = timedelta(seconds=30)
     lock_timeout: Duration = timedelta(seconds=10)
+    #: Off behind PgBouncer in transaction mode before its version 1.21, which knows none.
+    prepared_statements: bool = True
     #: Refuse to work on a schema that does not fit the code. Off for a service that keeps our
     #: tables in its own migration history, where our version table does not exist.
     check_schema: bool = True

@@ -89,7 +89,8 @@ class DatabaseConnectionManager:
 
     `connect_timeout`, `statement_timeout` and `lock_timeout` are durations (seconds or
     `timedelta`); the last two are set on the server, so that they hold whatever the client does.
-    On SQLite the lock limit is the busy timeout. ``sqlite://`` is a file of its own that goes with
+    On SQLite the lock limit is the busy timeout. `prepared_statements` must be off behind PgBouncer
+    in transaction mode before its version 1.21. ``sqlite://`` is a file of its own that goes with
     `close()`: SQLite's real in-memory databases can't be shared by connections that lock properly.
     """
 
@@ -102,6 +103,7 @@ class DatabaseConnectionManager:
         statement_timeout: timedelta | float = 30.0,
         lock_timeout: timedelta | float = 10.0,
         application_name: str = "integration_hub",
+        prepared_statements: bool = True,
     ) -> None:
         self.url = checked_database_url(url)
         self.pool = pool or PoolSettings()
@@ -109,6 +111,7 @@ class DatabaseConnectionManager:
         self._statement_timeout = checked_duration("statement_timeout", statement_timeout)
         self._lock_timeout = checked_duration("lock_timeout", lock_timeout)
         self._application_name = application_name
+        self._prepares = prepared_statements
         self._is_closed = False
         self._remove_file = self._use_private_file()
         plain = self._make_engine()
@@ -256,6 +259,8 @@ class DatabaseConnectionManager:
             arguments["connect_timeout"] = max(1, round(self._connect_timeout.total_seconds()))
         if "application_name" not in self.url.query:
             arguments["application_name"] = self._application_name
+        if not self._prepares:
+            arguments["prepare_threshold"] = None
         return arguments
 
     def _teach_sqlite(self, engine: Engine) -> None:

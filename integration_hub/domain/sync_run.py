@@ -82,6 +82,11 @@ class SyncRun:
         return self.status == _S.RUNNING
 
     @property
+    def duration(self) -> timedelta | None:
+        """How long it took; None while it runs."""
+        return None if self.finished_at is None else self.finished_at - self.started_at
+
+    @property
     def checkpoint(self) -> Any:
         """Where the sync stands: what the run has stored, or else where it took up."""
         return self.checkpoint_before if self.checkpoint_after is None else self.checkpoint_after

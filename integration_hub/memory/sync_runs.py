@@ -15,7 +15,7 @@ from integration_hub.domain.errors import SyncRunNotFound
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.sync_job import SyncJob
 from integration_hub.domain.sync_run import SyncRun, max_concurrency, opened
-from integration_hub.domain.values import checked_count, checked_id, checked_time
+from integration_hub.domain.values import checked_count, checked_id, checked_time, optional_time
 from integration_hub.memory.store import ANY
 from integration_hub.ports.sync_runs import RunsLife, checked_statuses
 from integration_hub.ports.unit_of_work import EveryTenant
@@ -42,15 +42,27 @@ class InMemorySyncRunRepository(RunsLife):
             return run
 
     def history(
-        self, job_id: UUID, limit: int = 50, *, status: str | Collection[str] | None = None
+        self,
+        job_id: UUID,
+        limit: int = 50,
+        *,
+        status: str | Collection[str] | None = None,
+        since: datetime | None = None,
     ) -> list[SyncRun]:
         self._uow.require_active()
         checked_count("limit", limit, least=1)
         wanted = checked_statuses(status)
+        start = optional_time("since", since)
         with self._uow.store.lock:
             ids = self._runs.ids("sync_job_id", [checked_id("job_id", job_id)])
             runs = [run for run in map(self._runs.get, ids) if run is not None]
-        found = [r for r in runs if self._is_seen(r) and (wanted is None or r.status in wanted)]
+        found = [
+            run
+            for run in runs
+            if self._is_seen(run)
+            and (wanted is None or run.status in wanted)
+            and (start is None or run.started_at >= start)
+        ]
         return sorted(found, key=lambda run: (run.started_at, run.id), reverse=True)[:limit]
 
     def prune(self, before: datetime, *, limit: int = 1_000) -> int:

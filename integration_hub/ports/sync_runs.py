@@ -82,9 +82,14 @@ class SyncRunRepository(Protocol):
         ...
 
     def history(
-        self, job_id: UUID, limit: int = 50, *, status: str | Collection[str] | None = None
+        self,
+        job_id: UUID,
+        limit: int = 50,
+        *,
+        status: str | Collection[str] | None = None,
+        since: datetime | None = None,
     ) -> list[SyncRun]:
-        """The runs of a job, the latest first."""
+        """The runs of a job that started at `since` or later, the latest first."""
         ...
 
     def prune(self, before: datetime, *, limit: int = 1_000) -> int:

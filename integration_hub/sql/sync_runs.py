@@ -76,9 +76,11 @@ class RunStatements:
         both = both.limit(bindparam("limit", type_=Integer))
         return Prepared(both.with_for_update(of=[_JOBS, _RUNS], skip_locked=True))
 
-    def _history(self, *, scoped: bool, chosen: bool) -> Prepared:
+    def _history(self, *, scoped: bool, chosen: bool, dated: bool) -> Prepared:
         found = select(_RUNS).where(_RUNS.c.sync_job_id == _parameter("sync_job_id"))
         found = found.where(*_scope(scoped))
+        if dated:
+            found = found.where(_RUNS.c.started_at >= _parameter("started_at"))
         if chosen and self.is_postgres:
             wanted: Any = any_(bindparam("statuses", type_=ARRAY(_RUNS.c.status.type)))
             found = found.where(_RUNS.c.status == wanted)
@@ -173,7 +175,12 @@ class SqlSyncRunRepository(RunsLife):
         raise SyncRunNotFound(id)
 
     def history(
-        self, job_id: UUID, limit: int = 50, *, status: str | Collection[str] | None = None
+        self,
+        job_id: UUID,
+        limit: int = 50,
+        *,
+        status: str | Collection[str] | None = None,
+        since: datetime | None = None,
     ) -> list[SyncRun]:
         self._uow.require_active()
         checked_count("limit", limit, least=1)
@@ -181,7 +188,11 @@ class SqlSyncRunRepository(RunsLife):
         values = self._scoped(sync_job_id=checked_id("job_id", job_id), limit=limit)
         if wanted is not None:
             values["statuses"] = list(wanted)
-        statement = self.STATEMENTS.history(scoped=self._is_scoped, chosen=wanted is not None)
+        if since is not None:
+            values["started_at"] = checked_time("since", since)
+        statement = self.STATEMENTS.history(
+            scoped=self._is_scoped, chosen=wanted is not None, dated=since is not None
+        )
         return [SYNC_RUNS.load(row) for row in self._uow.rows(statement, values)]
 
     def prune(self, before: datetime, *, limit: int = 1_000) -> int:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from integration_hub import cli
+from integration_hub import Hub, Integration, Schedule, SyncJob, cli
 
 HEAD = "hub_0003"
 
@@ -119,8 +122,136 @@ def test_a_setting_that_is_wrong_is_one_line(
     assert "Traceback" not in said
 
 
+@pytest.fixture
+def jobs(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with handlers, and a database with three due jobs of two tenants."""
+    monkeypatch.setenv("HUB_DATABASE_URL", url)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    name = f"handlers_{tmp_path.name.replace('-', '_')}"  # a module is imported once
+    (tmp_path / f"{name}.py").write_text(HANDLERS)
+    with Hub.from_url(url) as hub:
+        hub.schema.upgrade()
+        for tenant, names in {"acme": ["good", "[bad]"], "beta": ["slow"]}.items():
+            with hub.unit_of_work(tenant=tenant) as uow:
+                config = {"sync": {"max_concurrency": 9}}
+                item = Integration(name="CRM", type="crm", config=config, status="active")
+                parent = uow.integrations.add(item)
+                now = Schedule.once(datetime.now(UTC))
+                for each in names:
+                    job = SyncJob(integration_id=parent.id, name=each, schedule=now, max_attempts=1)
+                    uow.sync_jobs.add(job)
+                uow.commit()
+    return Path(name)
+
+
+HANDLERS = """
+from integration_hub import SyncOutcome
+
+def pull(context):
+    if context.job.name == "[bad]":
+        raise ConnectionError("the other [side] hung up")
+    if context.job.name == "slow":
+        print("at work", flush=True)
+        context.wait(60)
+        raise InterruptedError
+    return SyncOutcome(records=5)
+
+registry = {"crm": pull}
+empty = {}
+wrong = {"crm": "pull"}
+"""
+
+
+def test_jobs_are_run_and_looked_at_from_the_shell(
+    jobs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(*arguments: str) -> str:
+        assert run(monkeypatch, "sync", *arguments) == 0
+        return capsys.readouterr().out
+
+    listed = told("due")
+    assert "good" in listed
+    assert "slow" in listed
+    assert "slow" not in told("due", "--tenant", "acme")
+    ids = re.findall(r"[0-9a-f-]{36}", listed)
+    assert len(ids) == 3
+    handlers = ("--handlers", f"{jobs}:registry", "--tenant", "acme", "--worker", "w7")
+    assert "2 runs" in told("run", "--once", *handlers)
+    status = told("status")
+    assert re.search(r"completed\W+1\b", status)
+    assert re.search(r"due now\W+1\b", status)
+    assert "running: none" in status
+    assert "[bad]" in status
+    history = told("history", "good")
+    assert "good: completed, next run: none" in history
+    assert "succeeded" in history
+    assert "w7" in history
+    assert "succeeded" in told("history", next(i for i in ids if "good" in told("history", i)))
+    assert "side" in told("history", "[bad]", "--status", "failed", "--since", "1h")
+    assert "none" in told("history", "good", "--status", "failed")
+    assert "2 runs forgotten" in told("prune", "--older-than", "0s")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "--handlers", "nowhere_at_all:registry"], "there is no module 'nowhere_at_all'"),
+        (["run", "--handlers", "registry"], "package.module:registry"),
+        (["run", "--handlers", "{}:nothing"], "a mapping of integration type to handler"),
+        (["run", "--handlers", "{}:empty"], "a mapping of integration type to handler"),
+        (["run", "--handlers", "{}:wrong"], "with a function"),
+        (["run", "--handlers", "{}:registry", "--lease", "long"], "90s, 15m, 12h or 30d"),
+        (["history", "nobody"], "the name of no sync job"),
+        (["prune", "--older-than", "-3d"], "--older-than"),
+    ],
+)
+def test_what_is_wrong_with_a_sync_command_is_one_line(
+    jobs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    words: str,
+) -> None:
+    assert run(monkeypatch, "sync", *(each.format(jobs) for each in arguments)) == 1
+    said = capsys.readouterr().err
+    assert words in said
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_a_worker_process_gives_back_its_job_at_sigterm(jobs: Path, url: str) -> None:
+    command = str(Path(sys.executable).with_name("integration-hub"))
+    worker = subprocess.Popen(
+        [
+            command,
+            "sync",
+            "run",
+            "--tenant",
+            "beta",
+            "--handlers",
+            f"{jobs}:registry",
+            "--grace",
+            "0.1",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert worker.stdout is not None
+    while worker.stdout.readline() != "at work\n":
+        assert worker.poll() is None
+    worker.send_signal(signal.SIGTERM)
+    said, _ = worker.communicate(timeout=30)
+    assert worker.returncode == 0
+    assert "has stopped" in said
+    with Hub.from_url(url) as hub, hub.unit_of_work(tenant="beta") as uow:
+        (job,) = uow.sync_jobs.find()
+        (ended,) = uow.sync_runs.history(job.id)
+    assert (job.status, job.attempt) == ("pending", 0)
+    assert (ended.status, ended.error_code) == ("cancelled", "released")
+
+
 def test_the_command_is_installed_and_explains_itself() -> None:
     command = Path(sys.executable).with_name("integration-hub")
     done = subprocess.run([command, "--help"], capture_output=True, text=True, check=True)
-    for word in ("demo", "db"):
+    for word in ("demo", "db", "sync"):
         assert word in done.stdout

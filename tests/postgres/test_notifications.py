@@ -8,10 +8,18 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import URL
 
-from integration_hub import DatabaseConnectionManager, Hub, Integration, Schedule, SyncJob
+from integration_hub import (
+    DatabaseConnectionManager,
+    Hub,
+    Integration,
+    PostgresUnitOfWork,
+    Schedule,
+    SyncJob,
+)
 from integration_hub.ports.clock import SystemClock
 from integration_hub.ports.waiting import SYNC_WORK, Waiter
 from integration_hub.sync import SyncContext, SyncRunner
@@ -159,6 +167,24 @@ def test_where_it_cannot_listen_it_waits_for_its_time(
         assert waiter.wait(60)
     assert "looking for work from time to time" in caplog.text
     assert "s3cr3t-pass" not in caplog.text
+
+
+def test_statements_are_prepared_unless_a_pooler_knows_none(hub_postgres_url: URL) -> None:
+    """Tried with PgBouncer 1.18 in transaction mode, which must be told to ignore `options`."""
+    counts = []
+    for prepares in (True, False):
+        manager = DatabaseConnectionManager(hub_postgres_url, prepared_statements=prepares)
+        with PostgresUnitOfWork(manager) as uow:
+            for _ in range(10):
+                uow.integrations.count()
+            driver = uow.begun().connection.driver_connection
+            assert isinstance(driver, psycopg.Connection)
+            found = driver.execute("SELECT count(*) FROM pg_prepared_statements").fetchone()
+            assert found is not None
+            counts.append(found[0])
+        manager.close()
+    assert counts[0] >= 1
+    assert counts[1] == 0
 
 
 def test_a_waiter_is_none_of_the_pool_s_connections(hub: Hub, waiter: Waiter) -> None:

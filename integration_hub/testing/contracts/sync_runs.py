@@ -608,6 +608,10 @@ class SyncRunContract:
             assert [run.id for run in failed] == [runs[3], runs[1]]
             assert both == found
             assert uow.sync_runs.history(job.id, status=[]) == []
+            third = found[1].started_at
+            assert uow.sync_runs.history(job.id, since=third) == found[:2]
+            assert uow.sync_runs.history(job.id, since=third, status="failed") == found[:1]
+            assert [run.duration for run in found] == [timedelta(0)] * 4
             assert len(uow.sync_runs.history(other.id)) == 1
             with pytest.raises(ValidationError):
                 uow.sync_runs.history(job.id, status="asleep")

@@ -1,0 +1,45 @@
+"""`integration-hub`: the demo, the schema, the workers, and what they have done.
+
+May import everything. Exits with 1 where something is not as it should be, and says what.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import typer
+from rich.text import Text
+
+from integration_hub.cli.db import db
+from integration_hub.cli.shared import Url, console, problems
+from integration_hub.cli.sync import sync
+from integration_hub.demo import run_demo
+from integration_hub.domain.errors import HubError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(db, name="db")
+app.add_typer(sync, name="sync")
+
+
+def main() -> None:
+    """The entry point: errors of ours become one line and exit code 1."""
+    logging.basicConfig(level=logging.WARNING)
+    try:
+        app()
+    except HubError as error:
+        # One line, unwrapped: it may hold a command to be copied.
+        problems.print(Text.assemble((error.code, "red"), " ", error.message), soft_wrap=True)
+        sys.exit(1)
+
+
+@app.callback()
+def root() -> None:
+    """integration_hub keeps integrations, webhooks and sync jobs for other services."""
+
+
+@app.command()
+def demo(url: Url = None) -> None:
+    """Show what the hub does, step by step, on SQLite in a temporary folder or on --url."""
+    if not run_demo(url or "sqlite://", console):
+        raise typer.Exit(1)

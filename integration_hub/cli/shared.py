@@ -1,0 +1,93 @@
+"""What the commands share: the console, the option of the database, durations, and tables.
+
+May import everything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from operator import attrgetter
+from typing import Annotated
+from uuid import UUID
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+from integration_hub.domain.errors import ValidationError
+from integration_hub.hub import Hub
+from integration_hub.ports.unit_of_work import EVERY_TENANT, Tenant
+from integration_hub.settings import settings_of_the_environment
+
+console = Console()
+problems = Console(stderr=True)
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url", help="The database; HUB_DATABASE_URL, or a SQLite file here, if left out."
+    ),
+]
+TenantName = Annotated[
+    str | None, typer.Option("--tenant", help="Of one tenant; of every one, if left out.")
+]
+_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+def opened(url: str | None) -> Hub:
+    """The hub on a URL, or on what the environment says."""
+    settings = settings_of_the_environment()
+    return Hub.from_url(url, settings=settings) if url else Hub.from_settings(settings)
+
+
+def chosen(tenant: str | None) -> Tenant:
+    return EVERY_TENANT if tenant is None else tenant
+
+
+def duration(option: str, text: str) -> timedelta:
+    """``90``, ``90s``, ``15m``, ``12h`` or ``30d``."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+    if found is None:
+        raise ValidationError(option, text, "must be a duration such as 90s, 15m, 12h or 30d")
+    return timedelta(seconds=float(found[1]) * _UNITS[found[2] or "s"])
+
+
+def identity(option: str, text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        problem = "must be an id, such as 0195b2f4-6a3e-7c1d-9f00-2b6c4d8e1f2a"
+        raise ValidationError(option, text, problem) from None
+
+
+def listed(title: str, items: Iterable[object], columns: Mapping[str, str]) -> None:
+    """A table of objects; `columns` are headings, each with the attribute that it shows."""
+    values = [attrgetter(path) for path in columns.values()]
+    show(title, columns, ([value(item) for value in values] for item in items))
+
+
+def show(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """A table: None as a dash, moments in UTC, ids whole, so that they can be copied."""
+    cells = [[Text(_words(each)) for each in row] for row in rows]
+    if not cells:
+        console.print(Text(f"{title}: none"))
+        return
+    headings = [Column(name, overflow="fold", min_width=_width(name)) for name in columns]
+    table = Table(*headings, title=Text(title), title_justify="left")
+    for row in cells:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _width(name: str) -> int | None:
+    return 36 if name == "id" else None
+
+
+def _words(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    return f"{value.total_seconds():.3g} s" if isinstance(value, timedelta) else str(value)

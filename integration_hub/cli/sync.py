@@ -1,0 +1,225 @@
+"""`integration-hub sync`: a worker for sync jobs, and what jobs and runs there are.
+
+May import everything.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from integration_hub.cli.shared import (
+    TenantName,
+    Url,
+    chosen,
+    console,
+    duration,
+    listed,
+    opened,
+    show,
+)
+from integration_hub.domain.errors import ValidationError
+from integration_hub.domain.sync_job import STATUSES, SyncJob
+from integration_hub.ports.query import SyncJobFilter
+from integration_hub.ports.unit_of_work import UnitOfWork
+from integration_hub.sync import Handler, SyncRunner
+
+sync = typer.Typer(no_args_is_help=True, help="Sync jobs: run them, and see what came of it.")
+_PRUNED_AT_ONCE = 1_000
+_SHOWN = 50
+_RUNNING = {
+    "tenant": "tenant",
+    "job": "job.name",
+    "worker": "worker",
+    "attempt": "attempt",
+    "since": "started_at",
+    "last heard": "heartbeat_at",
+    "lease until": "lease_expires_at",
+    "records": "records_processed",
+}
+_FAILED = {
+    "tenant": "tenant",
+    "id": "id",
+    "job": "name",
+    "attempts": "attempt",
+    "last run": "last_run_at",
+    "error": "error_message",
+}
+_DUE = {
+    "tenant": "tenant",
+    "id": "id",
+    "job": "name",
+    "since": "next_run_at",
+    "attempts": "attempt",
+}
+_HISTORY = {
+    "started": "started_at",
+    "took": "duration",
+    "attempt": "attempt",
+    "status": "status",
+    "records": "records_processed",
+    "worker": "worker",
+    "error": "error_message",
+}
+
+
+@sync.command()
+def run(
+    handlers: Annotated[
+        str, typer.Option(help="package.module:registry, a mapping of type to handler.")
+    ],
+    worker: Annotated[
+        str | None, typer.Option(help="Its name; host and process, if left out.")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(help="How many jobs at once.")] = 4,
+    lease: Annotated[str, typer.Option(help="How long a silent worker keeps a job.")] = "5m",
+    poll: Annotated[
+        str, typer.Option(help="How often to look for work it was not told of.")
+    ] = "5s",
+    grace: Annotated[str, typer.Option(help="How long handlers may go on after SIGTERM.")] = "30s",
+    once: Annotated[bool, typer.Option("--once", help="Run what is due now, and end.")] = False,
+    tenant: TenantName = None,
+    url: Url = None,
+) -> None:
+    """Run due sync jobs until SIGTERM; then finish, or give back what does not finish in time."""
+    found = handlers_of(handlers)
+    with opened(url) as hub:
+        runner = SyncRunner(
+            hub,
+            found,
+            worker=worker,
+            concurrency=concurrency,
+            tenant=chosen(tenant),
+            lease=duration("--lease", lease),
+            poll=duration("--poll", poll),
+            grace=duration("--grace", grace),
+        )
+        if once:
+            counted = 0
+            while done := runner.run_once():
+                counted += done
+            console.print(f"{counted} runs", highlight=False)
+            return
+        types = ", ".join(sorted(found))
+        console.print(f"worker {runner.worker} runs sync jobs of: {types}", highlight=False)
+        runner.run_until_signalled()
+        console.print(f"worker {runner.worker} has stopped", highlight=False)
+
+
+@sync.command()
+def status(tenant: TenantName = None, url: Url = None) -> None:
+    """How many jobs there are in each state, which run, and which have failed."""
+    now = datetime.now(UTC)
+    with opened(url) as hub, hub.unit_of_work(tenant=chosen(tenant)) as uow:
+        counts = [(each, uow.sync_jobs.count(SyncJobFilter(status=each))) for each in STATUSES]
+        overdue = uow.sync_jobs.count(SyncJobFilter(due_by=now))
+        show("jobs", ("state", "jobs"), [*counts, ("due now", overdue)])
+        running = uow.sync_jobs.find(SyncJobFilter(running=True), limit=_SHOWN)
+        runs = [replace(r, job=job) for job in running for r in uow.sync_runs.history(job.id, 1)]
+        failed = uow.sync_jobs.find(SyncJobFilter(failed=True), limit=_SHOWN)
+    listed("running", runs, _RUNNING)
+    listed("failed", failed, _FAILED)
+
+
+@sync.command()
+def due(
+    limit: Annotated[int, typer.Option(help="At most so many.")] = 50,
+    tenant: TenantName = None,
+    url: Url = None,
+) -> None:
+    """The jobs that wait for a worker, the longest waiting first."""
+    with opened(url) as hub, hub.unit_of_work(tenant=chosen(tenant)) as uow:
+        found = uow.sync_jobs.due(limit=limit)
+    listed("due", found, _DUE)
+
+
+@sync.command()
+def history(
+    job: Annotated[str, typer.Argument(help="The job's id, or its name where only one has it.")],
+    limit: Annotated[int, typer.Option(help="At most so many runs, the latest first.")] = 20,
+    status: Annotated[list[str] | None, typer.Option(help="Runs of this status only.")] = None,
+    since: Annotated[str | None, typer.Option(help="Runs of the last 12h, 30d …")] = None,
+    tenant: TenantName = None,
+    url: Url = None,
+) -> None:
+    """The runs of a job, and what came of each."""
+    start = None if since is None else datetime.now(UTC) - duration("--since", since)
+    with opened(url) as hub, hub.unit_of_work(tenant=chosen(tenant)) as uow:
+        found = _job(uow, job)
+        runs = uow.sync_runs.history(found.id, limit, status=status or None, since=start)
+    following = "none" if found.next_run_at is None else f"{found.next_run_at:%Y-%m-%d %H:%M:%S}"
+    listed(f"{found.name}: {found.status}, next run: {following}", runs, _HISTORY)
+
+
+@sync.command()
+def prune(
+    older_than: Annotated[
+        str, typer.Option(help="How long ended runs are kept: 30d, 12h …")
+    ] = "30d",
+    tenant: TenantName = None,
+    url: Url = None,
+) -> None:
+    """Forget ended runs, in batches that hold nobody up."""
+    before = datetime.now(UTC) - duration("--older-than", older_than)
+    total = 0
+    with opened(url) as hub:
+        while True:
+            with hub.unit_of_work(tenant=chosen(tenant)) as uow:
+                gone = uow.sync_runs.prune(before, limit=_PRUNED_AT_ONCE)
+                uow.commit()
+            total += gone
+            if gone < _PRUNED_AT_ONCE:
+                break
+    console.print(f"{total} runs forgotten", highlight=False)
+
+
+def _job(uow: UnitOfWork, given: str) -> SyncJob:
+    with suppress(ValueError):
+        return uow.sync_jobs.get(UUID(given))
+    like = uow.sync_jobs.find(SyncJobFilter(name_contains=given))
+    found = [job for job in like if job.name == given]
+    if len(found) != 1:
+        problem = (
+            "is the name of no sync job" if not found else "is the name of several; give the id"
+        )
+        raise ValidationError("job", given, problem)
+    return found[0]
+
+
+def handlers_of(place: str) -> Mapping[str, Handler]:
+    """The registry at ``package.module:name``, looked up from the current folder on.
+
+    Raises `ValidationError` where there is none, or where it is no mapping of type to handler.
+    """
+    module, _, name = place.partition(":")
+    if not module or not name:
+        raise ValidationError("--handlers", place, "must be package.module:registry")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # the module is there, and something that it imports is not
+        problem = f"can't be imported from {here}: there is no module {error.name!r}"
+        raise ValidationError("--handlers", place, problem) from None
+    registry = getattr(found, name, None)
+    if not isinstance(registry, Mapping) or not registry:
+        problem = f"must name a mapping of integration type to handler in {module!r}"
+        raise ValidationError("--handlers", place, problem)
+    for kind, handler in registry.items():
+        if not isinstance(kind, str) or not callable(handler):
+            raise ValidationError(
+                "--handlers", kind, f"must be a type with a function, in {name!r}"
+            )
+    return registry
