@@ -1,8 +1,9 @@
-"""Workers that are killed, and connections that are cut, while they work on hundreds of jobs.
+"""Workers that are killed, connections that are cut and a clock that jumps, over 2,000 sync jobs.
 
-Worker processes claim, send heartbeats and succeed, and write what they do into a log of their own
-that only grows; the test kills them with SIGKILL at random, starts others, and cuts connections. At
-the end the log and the database must tell the same story.
+Worker processes claim, send heartbeats, fail and succeed, and write what they have done into a log
+of their own that only grows; the test kills them with SIGKILL at random, starts others, cuts their
+connections, and advances the clock that they share. At the end the log and the database must tell
+the same story.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import random
 import signal
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
-from uuid import UUID
+from typing import Any, NamedTuple
 
 import pytest
 from sqlalchemy import URL
@@ -37,16 +39,30 @@ from integration_hub import (
 from integration_hub.ports.clock import SystemClock
 from integration_hub.testing.postgres import temporary_database
 
-JOBS = 400
-WORKERS = 6
-KILLS = 25
+JOBS = 2_000
+WORKERS = 8
+KILLS = 40
 STEPS = 3  # heartbeats per run, each with the next checkpoint
-LEASE = 2  # seconds
+LEASE = 60  # seconds of the clock that jumps
+LATEST = 600  # seconds from now: when the last jobs are due
+FAILURES = 0.03
 
 
-def work(url: str, log: str, name: str) -> None:
+class JumpingClock:
+    """The system's clock, and what the test has added to it."""
+
+    def __init__(self, ahead: Any) -> None:
+        self._ahead = ahead
+
+    def now(self) -> datetime:
+        return SystemClock().now() + timedelta(seconds=self._ahead.value)
+
+
+def work(url: str, log: str, name: str, ahead: Any) -> None:
     """Claim and work until there is nothing left to do."""
-    with Hub.from_url(url) as hub, Path(log).open("ab", buffering=0) as lines:
+    chance = random.Random(name)
+    clock = JumpingClock(ahead)
+    with Hub.from_url(url, clock=clock) as hub, Path(log).open("ab", buffering=0) as lines:
 
         def tell(word: str, run: SyncRun) -> None:
             lines.write(f"{word} {run.id} {run.sync_job_id} {os.getpid()}\n".encode())
@@ -60,35 +76,47 @@ def work(url: str, log: str, name: str) -> None:
         while True:
             try:
                 step(lambda uow: uow.sync_runs.reap())
-                runs = step(lambda uow: uow.sync_jobs.claim(name, limit=3, lease=LEASE))
+                runs = step(lambda uow: uow.sync_jobs.claim(name, limit=4, lease=LEASE))
                 if not runs and step(is_over):
                     return
                 for run in runs:
-                    go_through(run, step, tell)
+                    go_through(run, step, tell, fails=chance.random() < FAILURES)
             except (DatabaseUnavailable, LeaseLost, SerializationConflict):
                 continue  # what was claimed and not worked on is lost when its lease runs out
 
 
 def is_over(uow: UnitOfWork) -> bool:
-    return all(job.status == "completed" for job in uow.sync_jobs.find())
+    return not any(job.status != "completed" for job in uow.sync_jobs.stream())
 
 
-def go_through(run: SyncRun, step: Any, tell: Any) -> None:
-    """A run: from its checkpoint on, a step at a time."""
-    step(lambda uow: uow.sync_runs.heartbeat(run))  # it is ours still, though it waited its turn
+def go_through(run: SyncRun, step: Any, tell: Any, *, fails: bool) -> None:
+    """A run: from its checkpoint on, a step at a time, each told when it is surely ours."""
+    run = step(lambda uow: uow.sync_runs.heartbeat(run))  # ours still, though it waited its turn
     tell("start", run)
     for at in range(run.checkpoint or 0, STEPS):
-        step(lambda uow, at=at: uow.sync_runs.heartbeat(run, checkpoint=at + 1))
+        run = step(lambda uow, run=run, at=at: uow.sync_runs.heartbeat(run, checkpoint=at + 1))
+        tell("step", run)
     tell("done", run)
-    step(lambda uow: uow.sync_runs.succeed(run, records=1))
+    if fails:
+        step(lambda uow: uow.sync_runs.fail(run, "by chance", retry_in=30))
+    else:
+        step(lambda uow: uow.sync_runs.succeed(run, records=1))
     tell("end", run)
 
 
+class Line(NamedTuple):
+    word: str
+    run: str
+    job: str
+    pid: int
+
+
 @pytest.fixture
-def database(hub_postgres_server: URL) -> Any:
+def database(hub_postgres_server: URL) -> Iterator[tuple[URL, Hub]]:
     with temporary_database(hub_postgres_server) as url, Hub.from_url(url) as hub:
         hub.schema.upgrade()
         now = SystemClock().now()
+        chance = random.Random(1)
         with hub.unit_of_work() as uow:
             parents = [
                 uow.integrations.add(
@@ -96,13 +124,13 @@ def database(hub_postgres_server: URL) -> Any:
                         name=f"i{n}", type="crm", config={"sync": {"max_concurrency": 1 + n % 4}}
                     )
                 )
-                for n in range(8)
+                for n in range(20)
             ]
             uow.sync_jobs.add_many(
                 SyncJob(
                     name=f"j{n}",
                     integration_id=parents[n % len(parents)].id,
-                    schedule=Schedule.once(now),
+                    schedule=Schedule.once(now + timedelta(seconds=chance.uniform(0, LATEST))),
                     max_attempts=100,
                 )
                 for n in range(JOBS)
@@ -111,31 +139,33 @@ def database(hub_postgres_server: URL) -> Any:
         yield url, hub
 
 
-def test_killed_workers_and_cut_connections_lose_nothing_and_run_nothing_twice_at_once(
-    database: tuple[URL, Hub], tmp_path: Path
-) -> None:
-    url, hub = database
-    log = tmp_path / "log"
-    context = multiprocessing.get_context("spawn")
+def disturb(url: URL, log: Path) -> set[int]:
+    """Kill workers, cut them off and advance their clock while they work; gives who was killed."""
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["integration_hub", "psycopg"])
     chance = random.Random(7)
+    ahead = processes.Value("d", 0.0)
 
     def start(number: int) -> Any:
-        arguments = (url.render_as_string(hide_password=False), str(log), f"w{number}")
-        worker = context.Process(target=work, args=arguments)
+        shown = url.render_as_string(hide_password=False)
+        worker = processes.Process(target=work, args=(shown, str(log), f"w{number}", ahead))
         worker.start()
         return worker
 
     workers = [start(number) for number in range(WORKERS)]
     killed: set[int] = set()
     admin = DatabaseConnectionManager(url, application_name="admin")
-    deadline = time.monotonic() + 120
-    seen = 0
+    deadline = time.monotonic() + 300
+    seen, jumped = 0, time.monotonic()
     while any(worker.is_alive() for worker in workers):
         assert time.monotonic() < deadline
-        workers[0].join(0.05)
+        workers[chance.randrange(WORKERS)].join(0.05)
+        if time.monotonic() - jumped > 0.25:
+            ahead.value += chance.uniform(1, LEASE / 4)
+            jumped = time.monotonic()
         grown = log.stat().st_size if log.exists() else 0
-        if grown == seen or len(killed) >= KILLS:
-            continue  # no news: nobody is at work whom it would hurt
+        if grown - seen < 10_000 or len(killed) >= KILLS:
+            continue  # so that kills are spread over the work
         seen = grown
         at = chance.randrange(WORKERS)
         if workers[at].is_alive():
@@ -150,48 +180,67 @@ def test_killed_workers_and_cut_connections_lose_nothing_and_run_nothing_twice_a
             )
     admin.close()
     assert [worker.exitcode for worker in workers] == [0] * WORKERS
-    assert len(killed) >= 5
+    return killed
+
+
+def test_killed_workers_and_cut_connections_lose_nothing_and_run_nothing_twice_at_once(
+    database: tuple[URL, Hub], tmp_path: Path
+) -> None:
+    url, hub = database
+    log = tmp_path / "log"
+    killed = disturb(url, log)
+    assert len(killed) >= KILLS / 2
 
     with hub.unit_of_work() as uow:
-        jobs = {job.id: job for job in uow.sync_jobs.find()}
-        history = {id: uow.sync_runs.history(id, 1_000)[::-1] for id in jobs}
+        jobs = {str(job.id): job for job in uow.sync_jobs.find()}
+        history = {id: uow.sync_runs.history(job.id, 1_000)[::-1] for id, job in jobs.items()}
         parents = {item.id: item for item in uow.integrations.find()}
-    runs = {run.id: run for each in history.values() for run in each}
+    runs = {str(run.id): run for each in history.values() for run in each}
+    lines = [Line(a, b, c, int(d)) for a, b, c, d in map(str.split, log.read_text().splitlines())]
     told: dict[str, list[str]] = defaultdict(list)
-    for line in log.read_text().splitlines():
-        word, run_id, _, _ = line.split()
-        told[run_id].append(word)
+    for line in lines:
+        told[line.run].append(line.word)
 
     # Every job succeeded, once.
+    assert len(jobs) == JOBS
     assert {job.status for job in jobs.values()} == {"completed"}
     assert {job.records_processed for job in jobs.values()} == {1}
     for each in history.values():
         assert sum(run.status == "succeeded" for run in each) == 1
         assert each[-1].status == "succeeded"
-    # No two runs of a job overlapped, and checkpoints never went backwards.
+    # No two runs of a job overlapped, and checkpoints never went backwards: by the history,
     for each in history.values():
         for former, later in pairwise(each):
             assert former.finished_at is not None
             assert former.finished_at <= later.started_at
             assert (former.checkpoint or 0) <= (later.checkpoint_before or 0)
             assert later.attempt == former.attempt + 1
-    # What a worker began and did not end, as it was killed or cut off, is a lost run; or it was
-    # killed between its commit and its word.
-    for run in runs.values():
-        words = told[str(run.id)]
-        if run.status == "lost":
-            assert "end" not in words
-        else:
-            assert run.status == "succeeded"
-            assert words[:2] == ["start", "done"]
-    assert sum(run.status == "lost" for run in runs.values()) >= len(killed) / 4
+    # and by the log, in which what a run has surely done never stands behind a later run's.
+    order: dict[str, list[str]] = defaultdict(list)
+    for line in lines:
+        if line.word == "step" and line.run not in order[line.job][-1:]:
+            order[line.job].append(line.run)
+    for found in order.values():
+        assert len(found) == len(set(found))
+    # What a worker had begun when it was killed is a lost run.
+    begun = {line.run for line in lines if line.pid in killed}
+    broken_off = {id for id in begun if "done" not in told[id]}
+    assert {runs[id].status for id in broken_off} == {"lost"}
+    assert len(broken_off) >= len(killed) / 4
+    # Each ending is what its worker told; one that was killed in between told nothing more.
+    for id, run in runs.items():
+        if "end" in told[id]:
+            assert run.status in {"succeeded", "failed"}
+        if run.status in {"succeeded", "failed"}:
+            assert told[id][0] == "start"
+            assert "done" in told[id]
+    assert any(run.status == "failed" for run in runs.values())
     # No integration had more runs at once than it has places for. The log tells: a run is surely
     # held from its start, written behind a heartbeat, until it is done, written before its end.
     working: Counter[Any] = Counter()
-    for line in log.read_text().splitlines():
-        word, run_id, _, _ = line.split()
-        run = runs[UUID(run_id)]
-        if run.status == "succeeded" and word != "end":
-            working[run.integration_id] += 1 if word == "start" else -1
+    for line in lines:
+        run = runs[line.run]
+        if run.status == "succeeded" and line.word in {"start", "done"}:
+            working[run.integration_id] += 1 if line.word == "start" else -1
             places = parents[run.integration_id].config["sync"]["max_concurrency"]
             assert working[run.integration_id] <= places
