@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import claim
 import growth
 import http_client
 import memory
@@ -24,6 +25,7 @@ from integration_hub import DatabaseConnectionManager, Hub
 from integration_hub.testing.postgres import postgres_server, temporary_database
 
 PACKAGES = ("sqlalchemy", "psycopg", "advanced-alchemy", "requests", "urllib3", "httpx")
+PEERS_OF = {"claim": ("procrastinate", "pgqueuer", "asyncpg")}
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 
 
@@ -40,15 +42,16 @@ BENCHMARKS: dict[str, Callable[[URL], str]] = {
     "growth": growth.run,
     "stores": stores.run,
     "http": http_client.run,
+    "claim": claim.run,
 }
 
 
-def where(server: URL) -> str:
+def where(server: URL, *peers: str) -> str:
     """The machine and the versions that the figures are of."""
     manager = DatabaseConnectionManager(server)
     postgres = manager.health().database_version
     manager.close()
-    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    packages = ", ".join(f"{name} {version(name)}" for name in (*PACKAGES, *peers))
     python = f"Python {platform.python_version()}"
     return f"{datetime.now(UTC):%Y-%m-%d}, 2 cores, {postgres}, {python}, {packages}"
 
@@ -65,7 +68,7 @@ def write(name: str, body: str) -> None:
 def main(chosen: list[str]) -> None:
     with postgres_server() as server:
         for name in chosen or BENCHMARKS:
-            body = f"{BENCHMARKS[name](server)}\n\n({where(server)})"
+            body = f"{BENCHMARKS[name](server)}\n\n({where(server, *PEERS_OF.get(name, ()))})"
             print(f"\n{name}\n\n{body}\n")
             write(name, body)
 

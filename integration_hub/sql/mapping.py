@@ -56,6 +56,8 @@ class Mapper(Generic[A]):
         writing = {**_TO_ROW, **to_row}
         self._writing = [(n, f, writing.get(n)) for n, f in zip(self.columns, fields, strict=True)]
 
+        self._picking: dict[tuple[tuple[str, ...], str], list[tuple[str, str, Any]]] = {}
+
     def load(self, row: Sequence[Any]) -> A:
         """The object of a row whose values come in the order of `columns`."""
         values = list(row)
@@ -79,14 +81,17 @@ class Mapper(Generic[A]):
         """The row of an object, by the names that statements give their parameters."""
         return {f"new_{name}": value for name, value in self.dump(item).items()}
 
-    def columns_of(self, items: Sequence[A], names: Sequence[str]) -> dict[str, list[Any]]:
-        """Some columns of many objects, each with the values of all."""
-        found = {}
-        for name, field, convert in self._writing:
-            if name in names:
-                values = [getattr(item, field) for item in items]
-                found[name] = values if convert is None else list(map(convert, values))
-        return found
+    def picked(self, item: A, names: tuple[str, ...], prefix: str) -> dict[str, Any]:
+        """Some columns of an object, by their names behind a prefix."""
+        key = (names, prefix)
+        writing = self._picking.get(key)
+        if writing is None:
+            all_ = {name: (f"{prefix}{name}", f, convert) for name, f, convert in self._writing}
+            writing = self._picking[key] = [all_[name] for name in names]
+        return {
+            name: getattr(item, field) if convert is None else convert(getattr(item, field))
+            for name, field, convert in writing
+        }
 
 
 INTEGRATIONS = Mapper(

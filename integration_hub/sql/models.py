@@ -168,8 +168,13 @@ class SyncJobRow(AggregateColumns, Base):
     )
 
 
-RUNNING = text("status = 'running'")
-"""What the indexes on running runs hold."""
+#: What the indexes on running runs hold: the same, each in words of its own. A query says it in the
+#: words of the index that it wants, and Postgres can't take another: by its figures, for which next
+#: to no run is running, they would be all the same to it.
+BY_SLOT = text("status = 'running'")
+BY_JOB = text("finished_at IS NULL")
+BY_LEASE = text("status = 'running' AND slot >= 1")
+ENDED = text("finished_at IS NOT NULL")
 
 
 class SyncRunRow(Base):
@@ -201,13 +206,19 @@ class SyncRunRow(Base):
         CheckConstraint("attempt >= 1 AND slot >= 1", name="attempt"),
         CheckConstraint("(status = 'running') = (finished_at IS NULL)", name="finished"),
         Index("ix_sync_runs_history", "sync_job_id", "started_at", "id"),  # read backwards
-        Index("ix_sync_runs_ended", "finished_at", "id"),
         *(
-            Index(name, *columns, unique=unique, postgresql_where=RUNNING, sqlite_where=RUNNING)
-            for name, columns, unique in (
-                ("ix_sync_runs_leases", ("lease_expires_at", "id"), False),
-                ("uq_sync_runs_running_job", ("sync_job_id",), True),
-                ("uq_sync_runs_running_slot", ("integration_id", "slot"), True),
+            Index(
+                name,
+                *columns,
+                unique=name.startswith("uq"),
+                postgresql_where=where,
+                sqlite_where=where,
+            )
+            for name, columns, where in (
+                ("ix_sync_runs_ended", ("finished_at", "id"), ENDED),
+                ("ix_sync_runs_leases", ("lease_expires_at", "id"), BY_LEASE),
+                ("uq_sync_runs_running_job", ("sync_job_id",), BY_JOB),
+                ("uq_sync_runs_running_slot", ("integration_id", "slot"), BY_SLOT),
             )
         ),
     )

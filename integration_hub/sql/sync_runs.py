@@ -5,7 +5,8 @@ May import: `ports`, `domain`, and its neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import json
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,6 +14,7 @@ from uuid import UUID
 
 from sqlalchemy import (
     Integer,
+    and_,
     any_,
     bindparam,
     delete,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 _RUNS, _JOBS = SYNC_RUNS.table, SYNC_JOBS.table
 _PARENTS = INTEGRATIONS.table
 _VAIN = 5  # how often a claim looks again where others were quicker each time
+_ONE = literal_column("1", Integer)  # in the text, as the condition of the index has it
 _SCAN = 200  # due jobs that are looked at in one go
 
 
@@ -56,6 +59,7 @@ class RunStatements:
         self.history = lru_cache(self._history)
         self.prune = lru_cache(self._prune)
         self.free = lru_cache(self._free)
+        self.claim = lru_cache(self._claim)
 
     def _get(self, *, scoped: bool) -> Prepared:
         return Prepared(select(_RUNS).where(_RUNS.c.id == _parameter("id"), *_scope(scoped)))
@@ -69,7 +73,7 @@ class RunStatements:
     def _expired(self, *, scoped: bool) -> Prepared:
         """As `held`, of those whose lease has run out, past those that others hold."""
         both = select(_RUNS, _JOBS).join(_JOBS, _JOBS.c.id == _RUNS.c.sync_job_id)
-        is_running = _RUNS.c.status == literal_column("'running'")
+        is_running = and_(_RUNS.c.status == literal_column("'running'"), _RUNS.c.slot >= _ONE)
         expired = _RUNS.c.lease_expires_at <= _parameter("lease_expires_at")
         both = both.where(is_running, expired, *_scope(scoped))
         both = both.order_by(_RUNS.c.lease_expires_at, _RUNS.c.id)
@@ -131,9 +135,8 @@ class RunStatements:
         is_running = _RUNS.c.status == literal_column("'running'")
         return Prepared(select(_RUNS.c.integration_id, _RUNS.c.slot).where(is_running))
 
-    @cached_property
-    def claim(self) -> Prepared:
-        return Prepared(claim_text())
+    def _claim(self, limit: int) -> Prepared:
+        return Prepared(claim_text(limit))
 
     @cached_property
     def end(self) -> Prepared:
@@ -218,22 +221,17 @@ class SqlSyncRunRepository(RunsLife):
         return [_both(row) for row in rows]
 
     def _keep(self, run: SyncRun, job: SyncJob | None) -> None:
-        columns = SYNC_RUNS.columns_of([run], ("id", *OF_RUN))
-        self._uow.touch(self.STATEMENTS.change_run, _new_values(columns))
+        values = SYNC_RUNS.picked(run, ("id", *OF_RUN), "new_")
+        self._uow.touch(self.STATEMENTS.change_run, values)
         if job is not None:
             self._change_job(evolved(job, updated_by=self._uow.actor))
 
     def _change_job(self, job: SyncJob) -> None:
-        columns = SYNC_JOBS.columns_of([job], ("id", *OF_JOB))
-        self._uow.touch(self.STATEMENTS.change_job, _new_values(columns))
+        values = SYNC_JOBS.picked(job, ("id", *OF_JOB), "new_")
+        self._uow.touch(self.STATEMENTS.change_job, values)
 
     def _scoped(self, **values: Any) -> dict[str, Any]:
         return {"tenant_id": self._uow.tenant, **values} if self._is_scoped else values
-
-
-def _new_values(columns: Mapping[str, list[Any]]) -> dict[str, Any]:
-    """The parameters of a change of one row."""
-    return {f"new_{name}": values[0] for name, values in columns.items()}
 
 
 def _both(row: Any) -> tuple[SyncRun, SyncJob]:
@@ -313,14 +311,13 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
         """How many jobs one statement found free, and the runs of those that it claimed."""
         values = {
             "ids": [new_id() for _ in range(limit)],
-            "limit": limit,
             "worker": worker,
             "actor": self._uow.actor,
             "now": now,
             "expires": now + lease,
             "tenant": self._uow.tenant if self._is_scoped else None,
         }
-        rows = self._uow.rows(self.STATEMENTS.claim, values)
+        rows = self._uow.rows(self.STATEMENTS.claim(limit), values)
         return rows[0][0], [_claimed(row[1:]) for row in rows if row[1] is not None]
 
     def _skips(self, run: SyncRun, now: datetime) -> bool:
@@ -335,16 +332,24 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
     def _keep_at_once(self, changes: list[Change]) -> bool:
         """Endings in one statement, which changes all rows or none."""
         self._uow.require_active()
-        runs = SYNC_RUNS.columns_of([change.ended for change in changes], OF_RUN)
-        jobs = SYNC_JOBS.columns_of([change.after for change in changes], OF_JOB)
-        jobs["updated_by"] = [self._uow.actor] * len(changes)
-        values: dict[str, Any] = {f"run_{name}": column for name, column in runs.items()}
-        values.update((f"job_{name}", column) for name, column in jobs.items())
-        values["ids"] = [change.run.id for change in changes]
-        values["run_was"] = [change.run.version for change in changes]
-        values["job_was"] = [change.job.version for change in changes]
-        values["tenant"] = self._uow.tenant if self._is_scoped else None
-        return bool(changes) and self._uow.touch(self.STATEMENTS.end, values) == len(changes)
+        if not changes:
+            return True
+        endings = [
+            {
+                "id": change.run.id,
+                "run_was": change.run.version,
+                "job_was": change.job.version,
+                **SYNC_RUNS.picked(change.ended, OF_RUN, "run_"),
+                **SYNC_JOBS.picked(change.after, OF_JOB, "job_"),
+                "job_updated_by": self._uow.actor,
+            }
+            for change in changes
+        ]
+        values = {
+            "endings": json.dumps(endings, default=str),  # ids, and moments with their offset
+            "tenant": self._uow.tenant if self._is_scoped else None,
+        }
+        return self._uow.touch(self.STATEMENTS.end, values) == len(changes)
 
     def _forget(self, run: SyncRun) -> None:
         self._uow.touch(_FORGET, {"id": run.id})

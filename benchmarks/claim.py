@@ -1,0 +1,385 @@
+"""How many sync jobs are claimed and finished in a second, by 1, 2 and 4 worker processes.
+
+The jobs do nothing. A worker claims a batch in one transaction and finishes it in another. `raw`
+sends the very statements that the hub sends, by psycopg alone; the peers work as their users run
+them: a worker that ends when the queue is empty, with the batch, or the concurrency, as given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack, ExitStack
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+from harness import compare, shown, table
+from sqlalchemy import URL
+
+from integration_hub import (
+    EVERY_TENANT,
+    DatabaseConnectionManager,
+    Hub,
+    Integration,
+    Schedule,
+    SyncJob,
+    SyncOutcome,
+)
+from integration_hub.domain.values import new_id
+from integration_hub.ports.clock import SystemClock
+from integration_hub.sql.claiming import OF_JOB, OF_RUN
+from integration_hub.sql.mapping import INTEGRATIONS, SYNC_JOBS, SYNC_RUNS
+from integration_hub.sql.sync_runs import RunStatements
+from integration_hub.testing.postgres import temporary_database
+
+JOBS = {1: 1_000, 10: 4_000, 100: 8_000}
+PROCESSES = (1, 2, 4)
+ROUNDS = 3
+WANTED = 0.5  # of raw
+PARENTS = 100
+FINISHED = (0, 1_000_000)
+DUE = 1_000
+MOST_GROWTH = 1.5
+LEASE = timedelta(minutes=5)
+
+
+def dsn(url: URL) -> str:
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+# --- the hub, and its statements alone ------------------------------------------------------------
+
+
+def fill_hub(url: URL, jobs: int) -> None:
+    now = SystemClock().now()
+    with Hub.from_url(url) as hub:
+        hub.schema.upgrade()
+        with hub.unit_of_work() as uow:
+            config = {"sync": {"max_concurrency": 10}}
+            parents = [Integration(name=f"i{n}", type="crm", config=config) for n in range(PARENTS)]
+            uow.integrations.add_many(parents)
+            uow.sync_jobs.add_many(
+                SyncJob(
+                    name=f"j{n}",
+                    integration_id=parents[n % PARENTS].id,
+                    schedule=Schedule.once(now),
+                    next_run_at=now - timedelta(seconds=jobs - n),
+                )
+                for n in range(jobs)
+            )
+            uow.commit()
+    manager = DatabaseConnectionManager(url)
+    with manager.reading() as connection:
+        connection.exec_driver_sql("VACUUM ANALYZE integrations, sync_jobs")
+    manager.close()
+
+
+def work_hub(url: URL, batch: int, begin: Callable[[], None]) -> int:
+    done = 0
+    with Hub.from_url(url) as hub:
+        begin()
+        while True:
+            with hub.unit_of_work(tenant=EVERY_TENANT) as uow:
+                runs = uow.sync_jobs.claim("w", limit=batch, lease=LEASE)
+                uow.commit()
+            if not runs:
+                return done
+            with hub.unit_of_work(tenant=EVERY_TENANT) as uow:
+                uow.sync_runs.succeed_many([(run, SyncOutcome()) for run in runs])
+                uow.commit()
+            done += len(runs)
+
+
+def work_raw(url: URL, batch: int, begin: Callable[[], None]) -> int:
+    """The same statements with the same values, and nothing made of the rows."""
+    statements = RunStatements("postgresql")
+    claim, end = statements.claim(batch).text.encode(), statements.end.text.encode()
+    first = 1 + len(SYNC_RUNS.columns)
+    run_at = {name: 1 + SYNC_RUNS.columns.index(name) for name in SYNC_RUNS.columns}
+    job_at = {name: first + SYNC_JOBS.columns.index(name) for name in SYNC_JOBS.columns}
+    assert INTEGRATIONS.columns
+    done = 0
+    with psycopg.connect(dsn(url), autocommit=True) as connection:
+        begin()
+        while True:
+            now = SystemClock().now()
+            values = {
+                "ids": [new_id() for _ in range(batch)],
+                "worker": "w",
+                "actor": "w",
+                "now": now,
+                "expires": now + LEASE,
+                "tenant": None,
+            }
+            connection.execute("BEGIN")
+            rows = connection.execute(claim, values).fetchall()
+            rows = [row for row in rows if row[1] is not None]
+            connection.execute("COMMIT")
+            if not rows:
+                return done
+            now = SystemClock().now()
+            known: dict[str, Any] = {
+                "run_status": "succeeded",
+                "run_finished_at": now,
+                "job_status": "completed",
+                "job_next_run_at": None,
+            }
+            endings = [
+                {
+                    **{f"run_{name}": row[run_at[name]] for name in OF_RUN},
+                    **{f"job_{name}": row[job_at[name]] for name in OF_JOB},
+                    "id": row[run_at["id"]],
+                    "run_was": row[run_at["version"]],
+                    "job_was": row[job_at["version"]],
+                    **known,
+                }
+                for row in rows
+            ]
+            ended = {"endings": json.dumps(endings, default=str), "tenant": None}
+            connection.execute("BEGIN")
+            connection.execute(end, ended)
+            connection.execute("COMMIT")
+            done += len(rows)
+
+
+# --- the peers ------------------------------------------------------------------------------------
+
+
+def fill_pgqueuer(url: URL, jobs: int) -> None:
+    import asyncpg
+    from pgqueuer.queries import Queries
+
+    async def fill() -> None:
+        connection = await asyncpg.connect(dsn(url))
+        queries = Queries.from_asyncpg_connection(connection)
+        await queries.install()
+        for at in range(0, jobs, 1_000):
+            count = min(1_000, jobs - at)
+            await queries.enqueue(["noop"] * count, [None] * count, [0] * count)
+        await connection.execute("VACUUM ANALYZE")
+        await connection.close()
+
+    asyncio.run(fill())
+
+
+def work_pgqueuer(url: URL, batch: int, begin: Callable[[], None]) -> int:
+    import asyncpg
+    from pgqueuer import PgQueuer
+    from pgqueuer.types import QueueExecutionMode
+
+    done = 0
+
+    async def work() -> None:
+        connection = await asyncpg.connect(dsn(url))
+        queue = PgQueuer.from_asyncpg_connection(connection)
+
+        @queue.entrypoint("noop")
+        async def noop(job: object) -> None:
+            nonlocal done
+            done += 1
+
+        begin()
+        await queue.qm.run(batch_size=batch, mode=QueueExecutionMode.drain)
+        await connection.close()
+
+    asyncio.run(work())
+    return done
+
+
+def _procrastinate(url: URL) -> tuple[Any, Callable[[], int]]:
+    import procrastinate
+
+    app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=dsn(url)))
+    done = 0
+
+    @app.task(name="noop")
+    async def noop() -> None:
+        nonlocal done
+        done += 1
+
+    return app, lambda: done
+
+
+def fill_procrastinate(url: URL, jobs: int) -> None:
+    app, _ = _procrastinate(url)
+
+    async def fill() -> None:
+        async with app.open_async():
+            await app.schema_manager.apply_schema_async()
+            await app.tasks["noop"].batch_defer_async(*({} for _ in range(jobs)))
+
+    asyncio.run(fill())
+    with psycopg.connect(dsn(url), autocommit=True) as connection:
+        connection.execute("VACUUM ANALYZE")
+
+
+def work_procrastinate(url: URL, batch: int, begin: Callable[[], None]) -> int:
+    app, done = _procrastinate(url)
+
+    async def work() -> None:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(app.open_async())
+            begin()
+            await app.run_worker_async(
+                wait=False, concurrency=batch, listen_notify=False, install_signal_handlers=False
+            )
+
+    asyncio.run(work())
+    return done()
+
+
+KINDS = {
+    "raw": (fill_hub, work_raw),
+    "hub": (fill_hub, work_hub),
+    "pgqueuer": (fill_pgqueuer, work_pgqueuer),
+    "procrastinate": (fill_procrastinate, work_procrastinate),
+}
+#: Fewer, for who takes long over each.
+SHARE = {"procrastinate": 4}
+
+
+# --- measuring ------------------------------------------------------------------------------------
+
+
+def _process(kind: str, url: str, batch: int, gate: Any, results: Any) -> None:
+    from sqlalchemy import make_url
+
+    began = 0.0
+
+    def begin() -> None:
+        nonlocal began
+        gate.wait(60)
+        began = time.monotonic()
+
+    done = KINDS[kind][1](make_url(url), batch, begin)
+    results.put((began, time.monotonic(), done, os.getpid()))
+
+
+def rate(server: URL, kind: str, processes: int, batch: int) -> float:
+    """Jobs per second, from the first worker's start to the last one's end."""
+    jobs = JOBS[batch] // SHARE.get(kind, 1)
+    context = multiprocessing.get_context("spawn")
+    with temporary_database(server) as url:
+        KINDS[kind][0](url, jobs)
+        gate, results = context.Barrier(processes), context.Queue()
+        shown = url.render_as_string(hide_password=False)
+        arguments = (kind, shown, batch, gate, results)
+        workers = [context.Process(target=_process, args=arguments) for _ in range(processes)]
+        for worker in workers:
+            worker.start()
+        found = [results.get(timeout=120) for _ in workers]
+        for worker in workers:
+            worker.join()
+    total = sum(done for _, _, done, _ in found)
+    assert total == jobs, f"{kind}: {total} of {jobs} jobs were done"
+    return jobs / (max(end for _, end, *_ in found) - min(start for start, *_ in found))
+
+
+def fill_finished(url: URL, jobs: int) -> None:
+    """Jobs that have run and are over, each with its run, of the same integrations."""
+    if not jobs:
+        return
+    id = "('00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid"
+    at = "timestamptz '2020-01-01 00:00Z' + n * interval '1 s'"
+    parent = f"(SELECT array_agg(id) FROM integrations))[1 + n % {PARENTS}]"
+    with psycopg.connect(dsn(url), autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO sync_jobs (id, tenant_id, name, config, tags, is_active, version, created_at,"
+            " updated_at, created_by, updated_by, integration_id, schedule, direction, status,"
+            " max_attempts, attempt, last_run_at, records_processed)"
+            f" SELECT {id}, 'default', 'old ' || n, '{{}}', '[]', true, 3, {at}, {at}, 'x', 'x', ({parent},"
+            f" '{{\"kind\": \"once\"}}', 'pull', 'completed', 3, 0, {at}, 0"
+            f" FROM generate_series(1, {jobs}) n".encode()
+        )
+        connection.execute(
+            "INSERT INTO sync_runs (id, tenant_id, sync_job_id, integration_id, slot, attempt, status,"
+            " worker, started_at, heartbeat_at, lease_expires_at, finished_at, records_processed,"
+            " version) SELECT id, tenant_id, id, integration_id, 1, 1, 'succeeded', 'w', created_at,"
+            " created_at, created_at, created_at, 0, 2 FROM sync_jobs WHERE status = 'completed'"
+        )
+        connection.execute("VACUUM ANALYZE")
+
+
+def of_growth(server: URL) -> str:
+    """What a claim of 10 costs beside finished jobs; the plan must use the partial index."""
+    with ExitStack() as stack:
+        calls: dict[str, Callable[[], object]] = {}
+        for finished in FINISHED:
+            url = stack.enter_context(temporary_database(server))
+            fill_hub(url, DUE)
+            fill_finished(url, finished)
+            hub = stack.enter_context(Hub.from_url(url))
+            check_plan(url)
+            calls[f"{finished:,}"] = lambda hub=hub: claim_and_forget(hub)
+        found = compare(calls)
+    names = list(calls)
+    ratio = found[names[-1]].ratio
+    verdict = f"{MOST_GROWTH}, {'met' if ratio <= MOST_GROWTH else 'missed'}"
+    times = [shown(found[name].seconds) for name in names]
+    heads = ["a claim of 10", *(f"{name} finished" for name in names), "ratio", "at most"]
+    return table(heads, [[f"beside {DUE:,} due jobs", *times, f"{ratio:.2f}", verdict]])
+
+
+def claim_and_forget(hub: Hub) -> None:
+    with hub.unit_of_work(tenant=EVERY_TENANT) as uow:
+        assert len(uow.sync_jobs.claim("w", limit=10, lease=LEASE)) == 10
+
+
+def check_plan(url: URL) -> None:
+    now = SystemClock().now()
+    values = {
+        "ids": [new_id() for _ in range(10)],
+        "worker": "w",
+        "actor": "w",
+        "now": now,
+        "expires": now + LEASE,
+        "tenant": None,
+    }
+    sql = f"EXPLAIN {RunStatements('postgresql').claim(10).text}".encode()
+    with psycopg.connect(dsn(url), autocommit=True) as connection:
+        for kind in ("custom", "generic"):
+            connection.execute(f"SET plan_cache_mode = force_{kind}_plan".encode())
+            rows = connection.execute(sql, values, prepare=True).fetchall()
+            plan = "\n".join(row[0] for row in rows)
+            assert "Index Scan using ix_sync_jobs_due" in plan, plan
+            assert "Seq Scan on sync_jobs" not in plan, plan
+
+
+def run(server: URL) -> str:
+    """The tables, in Markdown."""
+    growth = of_growth(server)
+    print(growth, flush=True)
+    return f"{of_rates(server)}\n\n{growth}"
+
+
+def of_rates(server: URL) -> str:
+    lines = []
+    for processes in PROCESSES:
+        for batch in JOBS:
+            rates: dict[str, list[float]] = {kind: [] for kind in KINDS}
+            for turn in range(ROUNDS):
+                for kind in _rotated(KINDS, turn):
+                    rates[kind].append(rate(server, kind, processes, batch))
+            middle = {kind: statistics.median(each) for kind, each in rates.items()}
+            pairs = zip(rates["hub"], rates["raw"], strict=True)
+            share = statistics.median(hub / raw for hub, raw in pairs)
+            best_peer = max(middle["pgqueuer"], middle["procrastinate"])
+            is_met = share >= WANTED and middle["hub"] > best_peer
+            figures = [f"{middle[kind]:,.0f}" for kind in KINDS]
+            verdict = f"{WANTED}, ahead of both: {'met' if is_met else 'missed'}"
+            lines.append([str(processes), str(batch), *figures, f"{share:.2f}", verdict])
+            print(" | ".join(lines[-1]), flush=True)
+    heads = ["processes", "batch", *(f"{kind}, jobs/s" for kind in KINDS), "hub to raw", "wanted"]
+    return table(heads, lines)
+
+
+def _rotated(kinds: Iterable[str], turn: int) -> list[str]:
+    names = list(kinds)
+    start = turn % len(names)
+    return names[start:] + names[:start]
