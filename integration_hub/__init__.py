@@ -14,6 +14,7 @@ from integration_hub.database.health import Health, PoolFigures, SchemaRevision
 from integration_hub.database.mock import MockDatabaseConnection
 from integration_hub.database.schema import DatabaseSchemaManager
 from integration_hub.domain.errors import (
+    BlockedAddress,
     CircuitOpen,
     ConnectionFailed,
     DatabaseUnavailable,
@@ -36,6 +37,7 @@ from integration_hub.domain.errors import (
     RetriesExhausted,
     SchemaOutOfDate,
     SerializationConflict,
+    SignatureError,
     StaleVersion,
     StatusError,
     StorageError,
@@ -118,6 +120,7 @@ __all__ = [
     "Backoff",
     "BasicAuth",
     "BearerAuth",
+    "BlockedAddress",
     "CircuitBreaker",
     "CircuitOpen",
     "Clock",
@@ -186,6 +189,7 @@ __all__ = [
     "SchemaOutOfDate",
     "SchemaRevision",
     "SerializationConflict",
+    "SignatureError",
     "Sort",
     "SqliteIntegrationRepository",
     "SqliteSyncJobRepository",

@@ -234,13 +234,23 @@ class UnitOfWorkClosed(HubError):
 
 
 class LeaseLost(HubError):
-    """The sync run has ended: its lease ran out and was given up, or it was cancelled."""
+    """What was claimed is no longer this worker's: its lease ran out, or it was cancelled.
+
+    `run_id` is that of the sync run, or of the delivery of a message.
+    """
 
     code = "lease_lost"
 
-    def __init__(self, run_id: UUID) -> None:
-        super().__init__(f"sync run {run_id} is no longer running; stop working on it")
+    def __init__(self, run_id: UUID, kind: str = "sync run") -> None:
+        super().__init__(f"{kind} {run_id} is no longer this worker's; stop working on it")
         self.run_id = run_id
+        self.kind = kind
+
+
+class SignatureError(HubError):
+    """A message whose signature is missing, wrong or too old: don't believe it."""
+
+    code = "signature_error"
 
 
 class StorageError(HubError):
@@ -392,6 +402,18 @@ class DecodeError(HttpError):
         super().__init__(f"the body at {where or 'its top'}: {problem}", method=method, url=url)
         self.where = where
         self.problem = problem
+
+
+class BlockedAddress(HttpError):
+    """The host's address is none that may be connected to: private, loopback, a cloud's own …"""
+
+    code = "blocked_address"
+
+    def __init__(self, address: str, why: str, *, method: str, url: str) -> None:
+        words = f"its address {address} is blocked: {why}; allow its network if you deliver inside"
+        super().__init__(words, method=method, url=url)
+        self.address = address
+        self.why = why
 
 
 class RateLimited(HttpError):

@@ -28,6 +28,9 @@ from integration_hub.domain.errors import Phase, TimedOut
 from integration_hub.http.messages import HttpRequest
 from integration_hub.http.options import Timeout
 
+Addresses = list[tuple[Any, Any, int, str, Any]]
+"""What `socket.getaddrinfo` gives."""
+
 
 @dataclass(slots=True)
 class Deadline:
@@ -39,6 +42,8 @@ class Deadline:
     total: float
     now: Callable[[], float] = time.monotonic
     was_sent: bool = False
+    guard: Callable[[str, Addresses], Addresses] | None = None
+    """Which of a host's addresses may be connected to; raises if none may."""
 
     @classmethod
     def of(cls, timeout: Timeout, now: Callable[[], float]) -> Deadline:
@@ -111,9 +116,10 @@ class _Connects(HTTPConnection):
         assert deadline is not None
         refused: OSError | None = None
         try:
-            for family, kind, protocol, _, address in _resolved(
-                self._dns_host, self.port, deadline
-            ):
+            addresses = _resolved(self._dns_host, self.port, deadline)
+            if deadline.guard is not None:
+                addresses = deadline.guard(self._dns_host, addresses)
+            for family, kind, protocol, _, address in addresses:
                 sock = _Socket(family, kind, protocol)
                 try:
                     for option in self.socket_options or ():
@@ -154,9 +160,6 @@ class Pool(HTTPConnectionPool):
 
 class TlsPool(HTTPSConnectionPool):
     ConnectionCls = _TlsConnection  # pyright: ignore[reportAssignmentType]
-
-
-Addresses = list[tuple[Any, Any, int, str, Any]]
 
 
 def _resolved(host: str, port: int | None, deadline: Deadline) -> Addresses:

@@ -10,6 +10,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, NoReturn, Protocol
 
 import urllib3
@@ -32,7 +33,14 @@ from integration_hub.domain.errors import (
 )
 from integration_hub.http.messages import HttpRequest
 from integration_hub.http.options import Limits, Proxies, Tls
-from integration_hub.http.sockets import DEADLINE, Deadline, Pool, TlsPool, TlsSocket
+from integration_hub.http.sockets import (
+    DEADLINE,
+    Addresses,
+    Deadline,
+    Pool,
+    TlsPool,
+    TlsSocket,
+)
 from integration_hub.http.urls import Origin, origin
 
 
@@ -67,6 +75,16 @@ class Transport(Protocol):
     def close(self) -> None: ...
 
 
+class Guard(Protocol):
+    """Which of the addresses that a host was resolved to may be connected to.
+
+    The connection is made to one of these: the name is not resolved again. Raises
+    `BlockedAddress` where there is none.
+    """
+
+    def __call__(self, host: str, addresses: Addresses, *, method: str, url: str) -> Addresses: ...
+
+
 class UrllibTransport:
     """Connections of urllib3, kept in one pool per host; safe to share between threads."""
 
@@ -76,8 +94,10 @@ class UrllibTransport:
         limits: Limits | None = None,
         tls: Tls | None = None,
         proxies: Proxies | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self._limits = limits or Limits()
+        self._guard = guard
         self._proxies = proxies or Proxies()
         self._context = _tls_context(tls or Tls())
         self._pools: dict[Origin, HTTPConnectionPool] = {}
@@ -101,6 +121,9 @@ class UrllibTransport:
         pool = self._pools.get(origin(url)) or self._open(url)
         body = request.body
         is_stream = body is not None and not isinstance(body, bytes)
+        if self._guard is not None:
+            safe_url = request.safe_url
+            deadline.guard = partial(self._guard, method=request.method, url=safe_url)
         token = DEADLINE.set(deadline)
         try:
             raw = pool.urlopen(
