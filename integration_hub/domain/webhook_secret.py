@@ -55,7 +55,8 @@ def secret_bytes(secret: str, prefix: str) -> bytes:
     if not isinstance(secret, str) or not secret.startswith(prefix):
         raise ValidationError("secret", "<not shown>", kind)
     try:
-        found = base64.b64decode(secret.removeprefix(prefix), validate=True)
+        encoded = secret.removeprefix(prefix)
+        found = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
     except (binascii.Error, ValueError):
         raise ValidationError("secret", "<not shown>", kind) from None
     if len(found) not in _LENGTHS[prefix]:
