@@ -6,19 +6,21 @@ May import: `ports`, `domain`, and its neighbours.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
-from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import cached_property, lru_cache, partial
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from uuid import UUID
 
 from sqlalchemy import (
     Integer,
+    Text,
     and_,
     any_,
     bindparam,
     delete,
     exists,
+    func,
     insert,
     literal_column,
     select,
@@ -27,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from integration_hub.domain.aggregate import evolved
-from integration_hub.domain.errors import SyncRunNotFound
+from integration_hub.domain.errors import QueryTimeout, SyncRunNotFound
 from integration_hub.domain.sync_job import SyncJob
 from integration_hub.domain.sync_run import SyncRun, max_concurrency, opened
 from integration_hub.domain.values import checked_count, checked_id, checked_time, new_id
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 _RUNS, _JOBS = SYNC_RUNS.table, SYNC_JOBS.table
 _PARENTS = INTEGRATIONS.table
+Turn: TypeAlias = tuple[int, list[SyncRun]]
 _VAIN = 5  # how often a claim looks again where others were quicker each time
 _ONE = literal_column("1", Integer)  # in the text, as the condition of the index has it
 _SCAN = 200  # due jobs that are looked at in one go
@@ -290,13 +293,15 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
         It looks at the first `limit` due jobs that nobody holds, of integrations that have room.
         Where these are mostly jobs of one integration, few of them get a place, and the next turn,
         in which that integration has no more room, looks at the others: so a long queue of one
-        can't hold up the rest.
+        can't hold up the rest. Such a turn must not wait for another claim, which may be waiting
+        for the places of the turn before: it has what it has.
         """
         self._uow.begun()
         found: list[SyncRun] = []
         vain = 0
         while len(found) < limit and vain < _VAIN:
-            free, claimed = self._turn(worker, limit - len(found), lease, now)
+            turn = partial(self._turn, worker, limit - len(found), lease, now)
+            free, claimed = self._without_waiting(turn) if found else turn()
             if free == 0:
                 break
             kept = [run for run in claimed if not self._skips(run, now)]
@@ -305,9 +310,18 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
         found.sort(key=_waited)
         return found
 
-    def _turn(
-        self, worker: str, limit: int, lease: timedelta, now: datetime
-    ) -> tuple[int, list[SyncRun]]:
+    def _without_waiting(self, turn: Callable[[], Turn]) -> Turn:
+        before = self._uow.rows(_LOCK_TIMEOUT, {})[0][0]
+        try:
+            with self._uow.savepoint():
+                self._uow.rows(_SET_LOCK_TIMEOUT, {"limit": "5ms"})
+                done = turn()
+                self._uow.rows(_SET_LOCK_TIMEOUT, {"limit": before})
+        except QueryTimeout:
+            return 0, []
+        return done
+
+    def _turn(self, worker: str, limit: int, lease: timedelta, now: datetime) -> Turn:
         """How many jobs one statement found free, and the runs of those that it claimed."""
         values = {
             "ids": [new_id() for _ in range(limit)],
@@ -355,6 +369,10 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
         self._uow.touch(_FORGET, {"id": run.id})
 
 
+_LOCK_TIMEOUT = Prepared(select(func.current_setting("lock_timeout")))
+_SET_LOCK_TIMEOUT = Prepared(
+    select(func.set_config("lock_timeout", bindparam("limit", type_=Text), literal_column("true")))
+)
 _FORGET = Prepared(delete(_RUNS).where(_RUNS.c.id == _parameter("id")))
 
 
