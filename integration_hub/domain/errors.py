@@ -15,12 +15,15 @@ sessions, so that any layer may raise them; no message and no field holds a secr
     │   ├─ IntegrationNotFound
     │   ├─ WebhookNotFound
     │   ├─ SyncJobNotFound
-    │   └─ SyncRunNotFound
+    │   ├─ SyncRunNotFound
+    │   ├─ MessageNotFound
+    │   └─ DeliveryNotFound
     ├─ DuplicateName              a name that is taken
     ├─ DuplicateId                an id that is taken
     ├─ StaleVersion               somebody else changed it first
     ├─ UnitOfWorkClosed           a unit of work that has ended
-    ├─ LeaseLost                  a sync run that is no longer one's own
+    ├─ LeaseLost                  a sync run or a delivery that is no longer one's own
+    ├─ SignatureError             a message that was not signed, or not by whom it should be
     ├─ StorageError               the database said no
     │   ├─ DatabaseUnavailable    (retryable)
     │   ├─ SerializationConflict  (retryable)
@@ -37,7 +40,8 @@ sessions, so that any layer may raise them; no message and no field holds a secr
         ├─ RateLimited            (retryable)
         ├─ CircuitOpen            (retryable)
         ├─ RetriesExhausted
-        └─ TooManyPages
+        ├─ TooManyPages
+        └─ BlockedAddress         an address that must not be connected to
 """
 
 from __future__ import annotations
@@ -183,6 +187,20 @@ class SyncRunNotFound(NotFound):
 
     code = "sync_run_not_found"
     kind = "sync run"
+
+
+class MessageNotFound(NotFound):
+    """No message to webhooks has that id, in this tenant."""
+
+    code = "message_not_found"
+    kind = "message"
+
+
+class DeliveryNotFound(NotFound):
+    """No delivery of a message has that id, in this tenant."""
+
+    code = "delivery_not_found"
+    kind = "delivery"
 
 
 class DuplicateName(HubError):

@@ -5,21 +5,25 @@ May import: `aggregate`, `errors`, `values`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from typing import ClassVar
 from uuid import UUID
 
 from integration_hub.domain.aggregate import Aggregate, put, reason
-from integration_hub.domain.errors import NotFound, WebhookNotFound
+from integration_hub.domain.errors import NotFound, ValidationError, WebhookNotFound
 from integration_hub.domain.values import (
+    checked_count,
     checked_event,
     checked_id,
     checked_patterns,
     checked_url,
     member,
+    members_of,
     patterns_for,
 )
 
@@ -38,13 +42,54 @@ DELIVERABLE = frozenset({_S.ACTIVE, _S.FAILING})
 IN_TROUBLE = frozenset({_S.FAILING, _S.DISABLED})
 
 
+def _retries(field: str, value: object) -> None:
+    waits = members_of(field, value)
+    if len(waits) > 50:
+        raise ValidationError(field, len(waits), "must be at most 50 waits")
+    for wait in waits:
+        _seconds(field, wait, least=0)
+
+
+def _seconds(field: str, value: object, *, least: float = 0.01, most: float = 90 * 86_400) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise ValidationError(field, value, f"must be seconds, {least:g} to {most:g}")
+
+
+def _headers(field: str, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise ValidationError(field, type(value).__name__, "must be a JSON object")
+    for name, text in value.items():
+        if not _HEADER.fullmatch(str(name)) or str(name).lower() in _OWN_HEADERS:
+            problem = "must be names of headers, and none that the hub sets itself"
+            raise ValidationError(field, name, problem)
+        if not isinstance(text, str) or not text.isprintable():
+            raise ValidationError(f"{field}.{name}", "<not shown>", "must be a line of text")
+
+
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_OWN_HEADERS = frozenset(
+    {"content-length", "content-type", "host", "transfer-encoding"}
+    | {"webhook-id", "webhook-signature", "webhook-timestamp"}
+)
+_OPTIONS: Mapping[str, Callable[[str, object], object]] = {
+    "retries": _retries,
+    "headers": _headers,
+    "timeout": partial(_seconds, most=60),
+    "max_concurrency": partial(checked_count, least=1, most=1_000),
+    "disabled_after": _seconds,
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Webhook(Aggregate):
     """A subscription: which URL is told about which events.
 
     `events` are patterns: an event type (``invoice.paid``), one with ``*`` for all that follows
     (``invoice.*``), or ``*``. Names are unique within the integration. The URL is http(s), without
-    credentials. Raises `ValidationError` naming the field.
+    credentials. ``config["delivery"]`` may say `retries` (seconds to wait after each attempt that
+    failed), `headers`, `timeout` (seconds), `max_concurrency` (requests at once, per dispatcher)
+    and `disabled_after` (seconds of nothing but failures). Raises `ValidationError` naming the
+    field.
     """
 
     KIND: ClassVar[str] = "webhook"
@@ -67,6 +112,15 @@ class Webhook(Aggregate):
         put(self, "url", checked_url("url", self.url))
         put(self, "events", checked_patterns("events", self.events))
         put(self, "status", member("status", self.status, STATUSES))
+        delivery = self.config.get("delivery", {})
+        if not isinstance(delivery, Mapping):
+            problem = "must be a JSON object"
+            raise ValidationError("config.delivery", type(delivery).__name__, problem)
+        for name, value in delivery.items():
+            if name not in _OPTIONS:
+                known = ", ".join(sorted(_OPTIONS))
+                raise ValidationError("config.delivery", name, f"may only have: {known}")
+            _OPTIONS[name](f"config.delivery.{name}", value)
 
     def subscribes_to(self, event: str) -> bool:
         """Whether one of the patterns matches; parts are compared whole, and case counts."""

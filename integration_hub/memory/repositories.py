@@ -49,16 +49,6 @@ A = TypeVar("A", bound=Aggregate)
 F = TypeVar("F", bound=Filter)
 
 
-_CHILDREN: dict[type[Any], tuple[tuple[type[Any], str], ...]] = {
-    Integration: (
-        (Webhook, "integration_id"),
-        (SyncRun, "integration_id"),
-        (SyncJob, "integration_id"),
-    ),
-    SyncJob: ((SyncRun, "sync_job_id"),),
-}
-
-
 class MemoryRepository(Generic[A, F]):
     """What the three have in common; see `ports.repositories.Repository`."""
 
@@ -115,10 +105,7 @@ class MemoryRepository(Generic[A, F]):
         self._uow.require_active()
         with self._uow.store.lock:
             self._get(checked_id("id", id))
-            for kind, key in _CHILDREN.get(self.KIND, ()):
-                for child in self._uow.layer(kind).ids(key, [id]):
-                    self._uow.discard(kind, child, is_cascade=True)
-            self._uow.discard(self.KIND, id)
+            self._uow.discard_tree(self.KIND, id)
 
     def clear(self) -> None:
         """Remove every object of the tenant, as one change of the unit of work."""

@@ -5,20 +5,58 @@ May import: `domain`.
 
 from __future__ import annotations
 
+import json
 import threading
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, TypeAlias, TypeVar
-from uuid import UUID
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
+from uuid import UUID, uuid5
 
 from integration_hub.domain.aggregate import Aggregate
+from integration_hub.domain.errors import NotFound
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.sync_job import SyncJob, SyncJobStatus
 from integration_hub.domain.sync_run import SyncRun
 from integration_hub.domain.webhook import Webhook
+from integration_hub.domain.webhook_message import (
+    WebhookAttempt,
+    WebhookDelivery,
+    WebhookHealth,
+    WebhookMessage,
+)
+from integration_hub.domain.webhook_secret import WebhookSecret
 
-Row: TypeAlias = Aggregate | SyncRun
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InboxEntry:
+    """A message that was received; its id is made of its tenant, source and message id."""
+
+    KIND: ClassVar[str] = "inbox message"
+    NOT_FOUND: ClassVar[type[NotFound]] = NotFound
+
+    id: UUID
+    tenant: str
+    received_at: datetime
+    version: int = 1
+
+    @classmethod
+    def of(cls, key: tuple[str, str, str], now: datetime) -> InboxEntry:
+        return cls(id=uuid5(_INBOX, json.dumps(key)), tenant=key[0], received_at=now)
+
+
+_INBOX = UUID("6d1f4c1e-53a5-5d0a-9c55-1b0f6a1f7f10")
+Row: TypeAlias = (
+    Aggregate
+    | SyncRun
+    | WebhookMessage
+    | WebhookDelivery
+    | WebhookAttempt
+    | WebhookHealth
+    | WebhookSecret
+    | InboxEntry
+)
 A = TypeVar("A", bound=Row)
 Keys = Callable[[Any], Iterable[Hashable]]
 Due = tuple[datetime, UUID]
@@ -46,6 +84,37 @@ INDEXES: Mapping[type[Any], Mapping[str, Keys]] = {
         "sync_job_id": lambda run: (run.sync_job_id,),
         "running": lambda run: (ANY, run.integration_id, run.sync_job_id) if run.is_running else (),
     },
+    WebhookMessage: {
+        "key": lambda message: (
+            () if message.idempotency_key is None else ((message.tenant, message.idempotency_key),)
+        ),
+        "not_fanned_out": lambda message: () if message.is_fanned_out else (ANY,),
+    },
+    WebhookDelivery: {
+        "message_id": lambda delivery: (delivery.message_id,),
+        "webhook_id": lambda delivery: (delivery.webhook_id,),
+        "open": lambda delivery: (ANY, delivery.webhook_id) if delivery.is_open else (),
+    },
+    WebhookAttempt: {"delivery_id": lambda attempt: (attempt.delivery_id,)},
+    WebhookSecret: {"webhook_id": lambda secret: (secret.webhook_id,)},
+    WebhookHealth: {"webhook_id": lambda health: (health.id,)},
+    InboxEntry: {},
+}
+#: What goes with what, and by which index it is found.
+CHILDREN: Mapping[type[Any], tuple[tuple[type[Any], str], ...]] = {
+    Integration: (
+        (Webhook, "integration_id"),
+        (SyncRun, "integration_id"),
+        (SyncJob, "integration_id"),
+    ),
+    SyncJob: ((SyncRun, "sync_job_id"),),
+    Webhook: (
+        (WebhookDelivery, "webhook_id"),
+        (WebhookSecret, "webhook_id"),
+        (WebhookHealth, "webhook_id"),
+    ),
+    WebhookMessage: ((WebhookDelivery, "message_id"),),
+    WebhookDelivery: ((WebhookAttempt, "delivery_id"),),
 }
 
 

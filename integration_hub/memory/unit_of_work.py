@@ -16,17 +16,26 @@ from integration_hub.domain.errors import (
     DuplicateName,
     IntegrationNotFound,
     LeaseLost,
+    SerializationConflict,
     StaleVersion,
 )
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.sync_job import SyncJob
 from integration_hub.domain.sync_run import SyncRun
+from integration_hub.domain.webhook import Webhook
+from integration_hub.domain.webhook_message import WebhookDelivery, WebhookHealth, WebhookMessage
+from integration_hub.domain.webhook_secret import WebhookSecret
+from integration_hub.memory.messages import (
+    InMemoryInboxRepository,
+    InMemoryMessageRepository,
+    InMemorySecretRepository,
+)
 from integration_hub.memory.repositories import (
     InMemoryIntegrationRepository,
     InMemorySyncJobRepository,
     InMemoryWebhookRepository,
 )
-from integration_hub.memory.store import INDEXES, MemoryStore, Row, Table
+from integration_hub.memory.store import CHILDREN, InboxEntry, MemoryStore, Row, Table
 from integration_hub.memory.sync_runs import InMemorySyncRunRepository
 from integration_hub.ports.clock import Clock, SystemClock
 from integration_hub.ports.repositories import scope_of
@@ -115,6 +124,9 @@ class MemoryUnitOfWork(UnitOfWorkLifecycle):
         self.webhooks = InMemoryWebhookRepository(self)
         self.sync_runs = InMemorySyncRunRepository(self)
         self.sync_jobs = InMemorySyncJobRepository(self)
+        self.messages = InMemoryMessageRepository(self)
+        self.secrets = InMemorySecretRepository(self)
+        self.inbox = InMemoryInboxRepository(self)
 
     def __enter__(self) -> Self:
         self._enter()
@@ -135,6 +147,13 @@ class MemoryUnitOfWork(UnitOfWorkLifecycle):
 
     def discard(self, kind: type[A], id: UUID, *, is_cascade: bool = False) -> None:
         self._touch(kind, id, ANYTHING if is_cascade else THE_ROW).changed.discard(id)
+
+    def discard_tree(self, kind: type[A], id: UUID, *, is_cascade: bool = False) -> None:
+        """Discard a row, and all that hangs on it."""
+        for child, key in CHILDREN.get(kind, ()):
+            for each in self.layer(child).ids(key, [id]):
+                self.discard_tree(child, each, is_cascade=True)
+        self.discard(kind, id, is_cascade=is_cascade)
 
     def _touch(self, kind: type[A], id: UUID, expectation: int) -> Layer[A]:
         layer = self.layer(kind)
@@ -200,18 +219,31 @@ class MemoryUnitOfWork(UnitOfWorkLifecycle):
             found = layer.base.rows.get(id)
             if version is None:
                 if found is not None and id in layer.changed.rows:
+                    if kind in _CONTENDED:
+                        raise _conflict(kind)
                     raise DuplicateId(kind.KIND, id)
             elif found is None:
                 raise kind.NOT_FOUND(id)
             elif expectation == THE_VERSION and found.version != version:
-                if kind is SyncRun:
-                    raise LeaseLost(id)
+                if kind in (SyncRun, WebhookDelivery):
+                    raise LeaseLost(id, kind.KIND)
+                if kind in _CONTENDED:
+                    raise _conflict(kind)
                 raise StaleVersion(kind.KIND, id, version, found.version)
-        if kind is not SyncRun:
-            for item in layer.changed.rows.values():
-                self._check_neighbours(layer, item)
+        for item in layer.changed.rows.values():
+            self._check_neighbours(layer, item)
 
     def _check_neighbours(self, layer: Layer[Any], item: Any) -> None:
+        if isinstance(item, WebhookMessage) and item.idempotency_key is not None:
+            ids = layer.ids("key", [(item.tenant, item.idempotency_key)])
+            if ids != [item.id]:
+                raise _conflict(WebhookMessage)
+        if isinstance(item, WebhookDelivery | WebhookSecret | WebhookHealth):
+            of = item.id if isinstance(item, WebhookHealth) else item.webhook_id
+            if self.layer(Webhook).get(of) is None:
+                raise _conflict(Webhook)
+        if not isinstance(item, Integration | Webhook | SyncJob):
+            return
         other = layer.named(scope_of(item), item.name)
         if other is not None and other.id != item.id:
             raise DuplicateName(layer.kind.KIND, item.name)
@@ -235,12 +267,20 @@ class MemoryUnitOfWork(UnitOfWorkLifecycle):
 
     def _remove_children(self, kind: type[Row], id: UUID) -> None:
         """Also those that others committed since this unit of work removed their parent."""
-        key = {Integration: "integration_id", SyncJob: "sync_job_id"}.get(kind, "")
-        for child in INDEXES:
-            if key in INDEXES[child]:
-                table = self.store.table(child)
-                for each in list(table.ids(key, id)):
-                    table.discard(each)
+        for child, key in CHILDREN.get(kind, ()):
+            table = self.store.table(child)
+            for each in list(table.ids(key, id)):
+                table.discard(each)
+                self._remove_children(child, each)
+
+
+#: What two units of work may well change at once. On SQL the second one would wait for the first,
+#: and go on from there; here it has to be run again.
+_CONTENDED = (WebhookMessage, WebhookHealth, WebhookSecret, InboxEntry)
+
+
+def _conflict(kind: type[Any]) -> SerializationConflict:
+    return SerializationConflict(f"another unit of work changed the same {kind.KIND}; run it again")
 
 
 InMemoryUnitOfWork = MemoryUnitOfWork

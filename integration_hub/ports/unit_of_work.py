@@ -25,6 +25,7 @@ from integration_hub.domain.errors import (
 from integration_hub.domain.result import Err, Ok, Result
 from integration_hub.domain.values import checked_count, checked_name
 from integration_hub.ports.clock import Clock
+from integration_hub.ports.messages import InboxRepository, MessageRepository, SecretRepository
 from integration_hub.ports.repositories import (
     IntegrationRepository,
     SyncJobRepository,
@@ -75,6 +76,12 @@ class UnitOfWork(Protocol):
     def sync_jobs(self) -> SyncJobRepository: ...
     @property
     def sync_runs(self) -> SyncRunRepository: ...
+    @property
+    def messages(self) -> MessageRepository: ...
+    @property
+    def secrets(self) -> SecretRepository: ...
+    @property
+    def inbox(self) -> InboxRepository: ...
     @property
     def state(self) -> State: ...
     @property
@@ -149,6 +156,9 @@ class UnitOfWorkLifecycle:
         self.require_active()
         self._state = "rolled_back"
         self._rollback()
+
+    def announce(self, channel: str) -> None:
+        """Tell those who listen that there is work, when this is committed; if the store can."""
 
     def _commit(self) -> None:
         raise AssertionError(f"{type(self).__name__} must say how it commits")

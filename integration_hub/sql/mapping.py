@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from sqlalchemy import Table
 
-from integration_hub.domain import integration, sync_job, sync_run, webhook
+from integration_hub.domain import integration, sync_job, sync_run, webhook, webhook_message
 from integration_hub.domain.aggregate import Aggregate
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.schedule import Schedule
@@ -20,14 +20,42 @@ from integration_hub.domain.sync_job import SyncJob
 from integration_hub.domain.sync_run import SyncRun
 from integration_hub.domain.values import stored_json
 from integration_hub.domain.webhook import Webhook
-from integration_hub.sql.models import Base, IntegrationRow, SyncJobRow, SyncRunRow, WebhookRow
+from integration_hub.domain.webhook_message import (
+    WebhookAttempt,
+    WebhookDelivery,
+    WebhookHealth,
+    WebhookMessage,
+)
+from integration_hub.domain.webhook_secret import WebhookSecret
+from integration_hub.sql.models import (
+    Base,
+    IntegrationRow,
+    SyncJobRow,
+    SyncRunRow,
+    WebhookAttemptRow,
+    WebhookDeliveryRow,
+    WebhookHealthRow,
+    WebhookMessageRow,
+    WebhookRow,
+    WebhookSecretRow,
+)
 
-A = TypeVar("A", bound=Aggregate | SyncRun)
+Kept: TypeAlias = (
+    Aggregate
+    | SyncRun
+    | WebhookMessage
+    | WebhookDelivery
+    | WebhookAttempt
+    | WebhookHealth
+    | WebhookSecret
+)
+A = TypeVar("A", bound=Kept)
 Convert = Callable[[Any], Any]
 
 _FIELDS: Mapping[str, str] = {"tenant_id": "tenant"}
 _FROM_ROW: Mapping[str, Convert] = {"config": stored_json, "tags": tuple}
 _TO_ROW: Mapping[str, Convert] = {"tags": list}
+_NOTHING: Mapping[str, Convert] = {}
 
 
 class Mapper(Generic[A]):
@@ -38,8 +66,8 @@ class Mapper(Generic[A]):
         kind: type[A],
         model: type[Base],
         *,
-        from_row: Mapping[str, Convert],
-        to_row: Mapping[str, Convert],
+        from_row: Mapping[str, Convert] = _NOTHING,
+        to_row: Mapping[str, Convert] = _NOTHING,
     ) -> None:
         table = model.__table__
         assert isinstance(table, Table)
@@ -127,3 +155,12 @@ SYNC_RUNS = Mapper(
     },
     to_row={},
 )
+MESSAGES = Mapper(WebhookMessage, WebhookMessageRow, from_row={"payload": bytes})
+DELIVERIES = Mapper(
+    WebhookDelivery,
+    WebhookDeliveryRow,
+    from_row={"status": webhook_message.STATUSES.__getitem__},
+)
+ATTEMPTS = Mapper(WebhookAttempt, WebhookAttemptRow)
+SECRETS = Mapper(WebhookSecret, WebhookSecretRow)
+HEALTH = Mapper(WebhookHealth, WebhookHealthRow)

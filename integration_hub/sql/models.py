@@ -17,6 +17,7 @@ from sqlalchemy import (
     CheckConstraint,
     ForeignKey,
     Index,
+    LargeBinary,
     MetaData,
     Text,
     UniqueConstraint,
@@ -26,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from integration_hub.database.types import UtcDateTime, json_type, ordered_text
-from integration_hub.domain import integration, sync_job, sync_run, webhook
+from integration_hub.domain import integration, sync_job, sync_run, webhook, webhook_message
 
 metadata = MetaData(
     naming_convention={
@@ -222,3 +223,131 @@ class SyncRunRow(Base):
             )
         ),
     )
+
+
+OPEN = text("status IN ('pending', 'delivering')")
+"""What the index on deliveries that are still to be made holds; queries repeat it to the letter."""
+
+
+class _MessageColumns:
+    """What the tables around messages have in common."""
+
+    id: Mapped[UUID] = mapped_column(Uuid, primary_key=True, sort_order=-10)
+    tenant_id: Mapped[str] = mapped_column(Text, server_default="default", sort_order=-9)
+    version: Mapped[int] = mapped_column(sort_order=10)
+
+
+class WebhookMessageRow(_MessageColumns, Base):
+    """A row of ``webhook_messages``: the outbox; `payload` is what is signed and sent."""
+
+    __tablename__ = "webhook_messages"
+
+    event_type: Mapped[str] = mapped_column(Text)
+    payload: Mapped[bytes] = mapped_column(LargeBinary)
+    occurred_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    idempotency_key: Mapped[str | None] = mapped_column(Text)
+    is_fanned_out: Mapped[bool]
+
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "idempotency_key"),
+        Index("ix_webhook_messages_occurred_at_id", "occurred_at", "id"),
+        Index(
+            "ix_webhook_messages_not_fanned_out",
+            "id",
+            postgresql_where=text("NOT is_fanned_out"),
+            sqlite_where=text("is_fanned_out = 0"),
+        ),
+    )
+
+
+def _hook() -> Mapped[UUID]:
+    return mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
+
+
+class WebhookDeliveryRow(_MessageColumns, Base):
+    """A row of ``webhook_deliveries``: a message to one webhook."""
+
+    __tablename__ = "webhook_deliveries"
+
+    message_id: Mapped[UUID] = mapped_column(ForeignKey("webhook_messages.id", ondelete="CASCADE"))
+    webhook_id: Mapped[UUID] = _hook()
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    status: Mapped[str] = mapped_column(ordered_text())
+    attempt_count: Mapped[int]
+    next_attempt_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    last_attempt_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    retries_used: Mapped[int]
+
+    __table_args__ = (
+        UniqueConstraint("message_id", "webhook_id"),
+        _one_of("status", webhook_message.STATUSES),
+        CheckConstraint("(finished_at IS NULL) = (next_attempt_at IS NOT NULL)", name="finished"),
+        Index("ix_webhook_deliveries_webhook_id_created_at_id", "webhook_id", "created_at", "id"),
+        Index(
+            "ix_webhook_deliveries_open",
+            "webhook_id",
+            "next_attempt_at",
+            "id",
+            postgresql_where=OPEN,
+            sqlite_where=OPEN,
+        ),
+    )
+
+
+class WebhookAttemptRow(_MessageColumns, Base):
+    """A row of ``webhook_attempts``: one try at a delivery."""
+
+    __tablename__ = "webhook_attempts"
+
+    delivery_id: Mapped[UUID] = mapped_column(
+        ForeignKey("webhook_deliveries.id", ondelete="CASCADE")
+    )
+    number: Mapped[int]
+    started_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    duration_ms: Mapped[int]
+    response_status: Mapped[int | None]
+    response_body: Mapped[str] = mapped_column(Text)
+    error_code: Mapped[str | None] = mapped_column(Text)
+    error_message: Mapped[str | None] = mapped_column(Text)
+
+    __table_args__ = (Index("ix_webhook_attempts_delivery_id_number", "delivery_id", "number"),)
+
+
+class WebhookSecretRow(_MessageColumns, Base):
+    """A row of ``webhook_secrets``: apart from the webhooks, so that no list brings them along."""
+
+    __tablename__ = "webhook_secrets"
+
+    webhook_id: Mapped[UUID] = _hook()
+    secret: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+    __table_args__ = (Index("ix_webhook_secrets_webhook_id", "webhook_id"),)
+
+
+class WebhookHealthRow(_MessageColumns, Base):
+    """A row of ``webhook_health``, of an endpoint that has failed since its last success."""
+
+    __tablename__ = "webhook_health"
+
+    id: Mapped[UUID] = mapped_column(
+        ForeignKey("webhooks.id", ondelete="CASCADE"), primary_key=True, sort_order=-10
+    )
+    failures: Mapped[int]
+    failing_since: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    throttled_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class InboxMessageRow(Base):
+    """A row of ``inbox_messages``: what was received from others, and when."""
+
+    __tablename__ = "inbox_messages"
+
+    tenant_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    source: Mapped[str] = mapped_column(Text, primary_key=True)
+    message_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    received_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+    __table_args__ = (Index("ix_inbox_messages_received_at", "received_at"),)

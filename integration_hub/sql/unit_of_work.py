@@ -35,7 +35,18 @@ from integration_hub.sql.aggregates import (
     SqlSyncJobRepository,
     SqlWebhookRepository,
 )
+from integration_hub.sql.messages import (
+    PostgresMessageRepository,
+    SqliteMessageRepository,
+    SqlMessageRepository,
+)
 from integration_hub.sql.prepared import Prepared
+from integration_hub.sql.secrets import (
+    PostgresInboxRepository,
+    SqlInboxRepository,
+    SqliteInboxRepository,
+    SqlSecretRepository,
+)
 from integration_hub.sql.sync_runs import (
     PostgresSyncRunRepository,
     SqliteSyncRunRepository,
@@ -57,6 +68,8 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
     WEBHOOKS: ClassVar[type[SqlWebhookRepository]]
     SYNC_JOBS: ClassVar[type[SqlSyncJobRepository]]
     SYNC_RUNS: ClassVar[type[SqlSyncRunRepository]]
+    MESSAGES: ClassVar[type[SqlMessageRepository]]
+    INBOX: ClassVar[type[SqlInboxRepository]]
 
     def __init__(
         self,
@@ -79,6 +92,9 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         self.webhooks = self.WEBHOOKS(self)
         self.sync_jobs = self.SYNC_JOBS(self)
         self.sync_runs = self.SYNC_RUNS(self)
+        self.messages = self.MESSAGES(self)
+        self.secrets = SqlSecretRepository(self)
+        self.inbox = self.INBOX(self)
 
     def __enter__(self) -> Self:
         self._enter()
@@ -126,7 +142,6 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         return driver_fault(error, is_lost=is_lost)
 
     def announce(self, channel: str) -> None:
-        """Tell those who listen that there is work, when this is committed."""
         self._news.add(channel)
 
     @property
@@ -277,6 +292,8 @@ class PostgresUnitOfWork(SqlUnitOfWork):
     WEBHOOKS = PostgresWebhookRepository
     SYNC_JOBS = PostgresSyncJobRepository
     SYNC_RUNS = PostgresSyncRunRepository
+    MESSAGES = PostgresMessageRepository
+    INBOX = PostgresInboxRepository
 
     def _tell(self, connection: Connection | None) -> None:
         if connection is not None:
@@ -291,3 +308,5 @@ class SqliteUnitOfWork(SqlUnitOfWork):
     WEBHOOKS = SqliteWebhookRepository
     SYNC_JOBS = SqliteSyncJobRepository
     SYNC_RUNS = SqliteSyncRunRepository
+    MESSAGES = SqliteMessageRepository
+    INBOX = SqliteInboxRepository

@@ -13,7 +13,7 @@ import pytest
 
 from integration_hub import Hub, Integration, Schedule, SyncJob, cli
 
-HEAD = "hub_0003"
+HEAD = "hub_0004"
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

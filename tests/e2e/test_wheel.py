@@ -22,7 +22,7 @@ from integration_hub.testing.postgres import temporary_database
 
 pytestmark = pytest.mark.wheel
 CHECKOUT = Path(__file__).parents[2]
-HEAD = "hub_0003"
+HEAD = "hub_0004"
 
 
 def run(command: list[str | Path], cwd: Path) -> str:

@@ -23,7 +23,7 @@ from integration_hub import (
 from integration_hub.database import migrations_path, schema
 from integration_hub.testing.postgres import temporary_database
 
-HEAD = "hub_0003"
+HEAD = "hub_0004"
 CHECKOUT = Path(__file__).parents[2]
 
 

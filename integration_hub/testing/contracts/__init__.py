@@ -14,6 +14,7 @@ import pytest
 
 pytest.register_assert_rewrite(
     "integration_hub.testing.contracts.json",
+    "integration_hub.testing.contracts.messages",
     "integration_hub.testing.contracts.repositories",
     "integration_hub.testing.contracts.sync_runs",
     "integration_hub.testing.contracts.tenants",
@@ -21,6 +22,7 @@ pytest.register_assert_rewrite(
 )
 
 from integration_hub.testing.contracts.json import JsonContract  # noqa: E402 - after the rewrite
+from integration_hub.testing.contracts.messages import MessageContract  # noqa: E402
 from integration_hub.testing.contracts.repositories import (  # noqa: E402
     IntegrationContract,
     SyncJobContract,
@@ -33,6 +35,7 @@ from integration_hub.testing.contracts.units_of_work import UnitOfWorkContract  
 __all__ = [
     "IntegrationContract",
     "JsonContract",
+    "MessageContract",
     "SyncJobContract",
     "SyncRunContract",
     "TenantContract",

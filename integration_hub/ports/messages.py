@@ -1,0 +1,672 @@
+"""What the repositories of messages, secrets and the inbox answer, and the life of a delivery.
+
+May import: `domain`, and its neighbours. What happens to messages and their deliveries is said here
+once, on the few questions that a store answers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from integration_hub.domain.aggregate import evolved
+from integration_hub.domain.errors import (
+    DeliveryNotFound,
+    LeaseLost,
+    MessageNotFound,
+    SerializationConflict,
+    ValidationError,
+)
+from integration_hub.domain.values import (
+    checked_count,
+    checked_duration,
+    checked_id,
+    checked_name,
+    checked_time,
+    member,
+    one_or_more,
+    optional_time,
+)
+from integration_hub.domain.webhook import DELIVERABLE, Webhook, WebhookStatus
+from integration_hub.domain.webhook_message import (
+    DISABLED_EVENT,
+    FAILING_AFTER,
+    STATUSES,
+    AttemptOutcome,
+    DeliveryOptions,
+    DeliveryStatus,
+    WebhookAttempt,
+    WebhookDelivery,
+    WebhookHealth,
+    WebhookMessage,
+    checked_delivery,
+    written,
+)
+from integration_hub.domain.webhook_secret import (
+    WebhookSecret,
+    checked_secret,
+    new_symmetric_secret,
+)
+from integration_hub.ports.clock import Clock
+from integration_hub.ports.query import Sort, WebhookFilter
+from integration_hub.ports.repositories import WebhookRepository
+from integration_hub.ports.waiting import DELIVERY_WORK
+
+DELIVERY_LEASE = timedelta(seconds=60)
+MOST_AT_ONCE = 100
+"""To so many subscribers a message goes within the transaction that publishes it; to more, the
+dispatcher brings it."""
+MOST_WAITING = 1_000  # endpoints that one claim looks at
+PER_HOST = 8
+OVERLAP = timedelta(days=1)
+INBOX_WINDOW = timedelta(days=7)
+LEASE_LOST = "lease_lost"
+LOST = "the dispatcher was not heard of in time; it may have arrived"
+
+
+class MessageRepository(Protocol):
+    """The messages of a tenant, their deliveries and attempts."""
+
+    def publish(
+        self,
+        event: str,
+        data: Any,
+        *,
+        idempotency_key: str | None = None,
+        tenant: str | None = None,
+    ) -> WebhookMessage:
+        """A message to every webhook that subscribes, sent once this unit of work is committed.
+
+        `data` is any JSON. Where the tenant has a message with this `idempotency_key`, that one
+        is given, and nothing is sent again. `tenant` must be named in a unit of work of every
+        tenant. Raises `ValidationError` for a payload of over 256 KiB.
+        """
+        ...
+
+    def get(self, id: UUID, /) -> WebhookMessage:
+        """Raises `MessageNotFound`."""
+        ...
+
+    def delivery(self, id: UUID, /) -> WebhookDelivery:
+        """Raises `DeliveryNotFound`."""
+        ...
+
+    def deliveries(self, message_id: UUID, /) -> list[WebhookDelivery]:
+        """The deliveries of a message, in the order in which they were made."""
+        ...
+
+    def of_webhook(
+        self,
+        webhook_id: UUID,
+        limit: int = 50,
+        *,
+        status: str | Collection[str] | None = None,
+    ) -> list[WebhookDelivery]:
+        """The deliveries to a webhook, the latest first."""
+        ...
+
+    def attempts(self, delivery_id: UUID, /) -> list[WebhookAttempt]:
+        """The log of a delivery, the first attempt first."""
+        ...
+
+    def health(self, webhook_id: UUID, /) -> WebhookHealth:
+        """How an endpoint has done since its last success."""
+        ...
+
+    def counts(self) -> dict[DeliveryStatus, int]:
+        """How many deliveries there are in each state."""
+        ...
+
+    def replay(self, delivery_id: UUID, /) -> WebhookDelivery:
+        """Send it again, with all its retries, whatever came of it."""
+        ...
+
+    def replay_failed(self, webhook_id: UUID, /, since: datetime | None = None) -> int:
+        """Send again what was given up, at `since` or later; gives how many it were."""
+        ...
+
+    def cancel(self, delivery_id: UUID, /) -> WebhookDelivery:
+        """Send it no more; what is on its way may arrive. Raises `LeaseLost` if it is over."""
+        ...
+
+    def prune(self, before: datetime, *, limit: int = 1_000) -> int:
+        """Forget up to `limit` messages from before a moment that are over for all webhooks."""
+        ...
+
+    # --- for dispatchers ----------------------------------------------------------------------
+
+    def fan_out(self, *, limit: int = 10) -> int:
+        """Bring messages to their many subscribers; gives how many messages it were."""
+        ...
+
+    def claim(
+        self,
+        *,
+        limit: int = 10,
+        lease: timedelta | float = DELIVERY_LEASE,
+        per_host: int = PER_HOST,
+        busy: Iterable[Webhook] = (),
+        now: datetime | None = None,
+    ) -> list[WebhookDelivery]:
+        """Deliveries that are due, each for this dispatcher alone until its lease runs out.
+
+        Of a webhook, no more than its ``max_concurrency``, and of a host no more than `per_host`,
+        less those in `busy`, which has a webhook for each delivery that this dispatcher is at.
+        """
+        ...
+
+    def record(self, delivery: WebhookDelivery, outcome: AttemptOutcome) -> WebhookDelivery:
+        """What came of an attempt. Raises `LeaseLost` where the delivery is another's by now."""
+        ...
+
+    def release(self, delivery: WebhookDelivery) -> WebhookDelivery:
+        """Give a claim back: no attempt was made."""
+        ...
+
+
+class SecretRepository(Protocol):
+    """The secrets that messages to webhooks are signed with."""
+
+    def of(self, webhook_id: UUID, /) -> list[WebhookSecret]:
+        """Those valid now, the newest first; one is made where there is none."""
+        ...
+
+    def of_many(self, webhooks: Iterable[Webhook]) -> dict[UUID, list[WebhookSecret]]: ...
+
+    def rotate(
+        self,
+        webhook_id: UUID,
+        /,
+        *,
+        secret: str | None = None,
+        overlap: timedelta | float = OVERLAP,
+    ) -> WebhookSecret:
+        """A new secret (or the one given); the former ones are valid for `overlap` more.
+
+        Messages carry a signature by each, so that the receiver can change over in its own time.
+        """
+        ...
+
+
+class InboxRepository(Protocol):
+    """The messages that were received from others, so that each is dealt with once."""
+
+    def accept(
+        self,
+        message_id: str,
+        *,
+        source: str = "default",
+        window: timedelta | float = INBOX_WINDOW,
+        tenant: str | None = None,
+    ) -> bool:
+        """Whether a message is new: not accepted from this source within the window.
+
+        It is noted in this unit of work, with what it causes, or not at all.
+        """
+        ...
+
+    def prune(self, before: datetime, *, limit: int = 1_000) -> int:
+        """Forget up to `limit` of those accepted before a moment."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An endpoint with deliveries that are due, the earliest of them at `since`."""
+
+    webhook: Webhook
+    is_troubled: bool
+    since: datetime
+
+
+class _Uow(Protocol):
+    """What the life of messages needs of its unit of work."""
+
+    @property
+    def webhooks(self) -> WebhookRepository: ...
+    def require_active(self) -> None: ...
+    def tenant_for(self, item_tenant: str) -> str: ...
+    def announce(self, channel: str) -> None: ...
+
+
+class MessagesLife:
+    """What happens to messages, on the few questions that a store answers (those with a `_`)."""
+
+    clock: Clock
+    _uow: _Uow
+
+    # --- publishing ---------------------------------------------------------------------------
+
+    def publish(
+        self,
+        event: str,
+        data: Any,
+        *,
+        idempotency_key: str | None = None,
+        tenant: str | None = None,
+    ) -> WebhookMessage:
+        self._uow.require_active()
+        owner = self._uow.tenant_for(tenant or "")
+        now = self.clock.now()
+        message = written(event, data, tenant=owner, now=now, idempotency_key=idempotency_key)
+        told = self._subscribers(message, limit=MOST_AT_ONCE + 1)
+        if len(told) > MOST_AT_ONCE:
+            message = evolved(message, is_fanned_out=False)
+        first = self._put_message(message)
+        if first is not None:
+            return first
+        if message.is_fanned_out:
+            self._put_deliveries([_delivery(message, each, now) for each in told])
+        if told:
+            self._uow.announce(DELIVERY_WORK)
+        return message
+
+    def fan_out(self, *, limit: int = 10) -> int:
+        self._uow.require_active()
+        checked_count("limit", limit, least=1)
+        now = self.clock.now()
+        messages = self._not_fanned_out(limit)
+        for message in messages:
+            told = self._subscribers(message, limit=None)
+            self._put_deliveries([_delivery(message, each, now) for each in told])
+            self._fanned_out(message)
+        return len(messages)
+
+    def _subscribers(self, message: WebhookMessage, *, limit: int | None) -> list[Webhook]:
+        wanted = WebhookFilter(event=message.event_type, is_active=True, status=DELIVERABLE)
+        return self._webhooks_of(message.tenant, wanted, limit)
+
+    # --- looking up ---------------------------------------------------------------------------
+
+    def get(self, id: UUID, /) -> WebhookMessage:
+        self._uow.require_active()
+        found = self._message(checked_id("id", id))
+        if found is None:
+            raise MessageNotFound(id)
+        return found
+
+    def delivery(self, id: UUID, /) -> WebhookDelivery:
+        self._uow.require_active()
+        found = self._delivery(checked_id("id", id))
+        if found is None:
+            raise DeliveryNotFound(id)
+        return found
+
+    def deliveries(self, message_id: UUID, /) -> list[WebhookDelivery]:
+        return self._deliveries_of(self.get(message_id))
+
+    def of_webhook(
+        self,
+        webhook_id: UUID,
+        limit: int = 50,
+        *,
+        status: str | Collection[str] | None = None,
+    ) -> list[WebhookDelivery]:
+        self._uow.webhooks.get(webhook_id)
+        checked_count("limit", limit, least=1)
+        wanted = list(STATUSES) if status is None else one_or_more(status)
+        statuses = sorted({member("status", each, STATUSES).value for each in wanted})
+        return self._deliveries_to(webhook_id, statuses, limit) if statuses else []
+
+    def attempts(self, delivery_id: UUID, /) -> list[WebhookAttempt]:
+        return self._attempts_of(self.delivery(delivery_id))
+
+    def health(self, webhook_id: UUID, /) -> WebhookHealth:
+        webhook = self._uow.webhooks.get(webhook_id)
+        return self._health(webhook) or WebhookHealth(id=webhook.id, tenant=webhook.tenant)
+
+    # --- again, or no more --------------------------------------------------------------------
+
+    def replay(self, delivery_id: UUID, /) -> WebhookDelivery:
+        found = self.delivery(delivery_id)
+        self._uow.announce(DELIVERY_WORK)
+        return self._changed(found, found.replayed(self.clock.now()))
+
+    def replay_failed(self, webhook_id: UUID, /, since: datetime | None = None) -> int:
+        webhook = self._uow.webhooks.get(webhook_id)
+        start = optional_time("since", since)
+        self._uow.announce(DELIVERY_WORK)
+        return self._open_failed(webhook, start, self.clock.now())
+
+    def cancel(self, delivery_id: UUID, /) -> WebhookDelivery:
+        found = self.delivery(delivery_id)
+        if not found.is_open:
+            raise LeaseLost(found.id, found.KIND)
+        over = evolved(
+            found,
+            status=DeliveryStatus.CANCELLED,
+            next_attempt_at=None,
+            finished_at=self.clock.now(),
+            version=found.version + 1,
+        )
+        return self._changed(found, over)
+
+    def prune(self, before: datetime, *, limit: int = 1_000) -> int:
+        self._uow.require_active()
+        checked_count("limit", limit, least=1)
+        return self._forget(checked_time("before", before), limit)
+
+    def _changed(self, before: WebhookDelivery, after: WebhookDelivery) -> WebhookDelivery:
+        if not self._finish(after, before, None):
+            # A dispatcher was quicker; the same call will find what it made of it.
+            raise SerializationConflict("the delivery was changed just now; try again")
+        return after
+
+    # --- delivering ---------------------------------------------------------------------------
+
+    def claim(
+        self,
+        *,
+        limit: int = 10,
+        lease: timedelta | float = DELIVERY_LEASE,
+        per_host: int = PER_HOST,
+        busy: Iterable[Webhook] = (),
+        now: datetime | None = None,
+    ) -> list[WebhookDelivery]:
+        self._uow.require_active()
+        checked_count("limit", limit, least=1, most=1_000)
+        checked_count("per_host", per_host, least=1)
+        duration = checked_duration("lease", lease)
+        if duration < timedelta(seconds=1):
+            raise ValidationError("lease", lease, "must be at least a second")
+        moment = self.clock.now() if now is None else checked_time("now", now)
+        waiting = {each.webhook.id: each for each in self._waiting(moment, MOST_WAITING)}
+        rooms = _rooms(waiting.values(), limit, per_host, list(busy))
+        taken = self._take(rooms, moment, duration) if rooms else []
+        found = []
+        for before, delivery in taken:
+            if before.status == DeliveryStatus.DELIVERING:
+                self._put_attempt(_lost(before))
+            each = waiting[delivery.webhook_id]
+            found.append(evolved(delivery, webhook=each.webhook, is_troubled=each.is_troubled))
+        return found
+
+    def release(self, delivery: WebhookDelivery) -> WebhookDelivery:
+        self._uow.require_active()
+        after = checked_delivery(delivery).released(self.clock.now())
+        return self._recorded(delivery, after, None)
+
+    def record(self, delivery: WebhookDelivery, outcome: AttemptOutcome) -> WebhookDelivery:
+        self._uow.require_active()
+        webhook = checked_delivery(delivery).webhook
+        if webhook is None:
+            raise ValidationError("delivery", delivery.id, "must be one that a claim gave")
+        now = self.clock.now()
+        options = DeliveryOptions.of(webhook)
+        after = (
+            delivery.delivered(now)
+            if outcome.is_success
+            else delivery.failed(now, outcome.wait(delivery, options.retries))
+        )
+        self._recorded(delivery, after, outcome.attempt(delivery))
+        if not outcome.is_success:
+            self._in_trouble(webhook, outcome, now, options)
+        elif delivery.is_troubled:
+            self._well_again(webhook)
+        return after
+
+    def _recorded(
+        self, before: WebhookDelivery, after: WebhookDelivery, attempt: WebhookAttempt | None
+    ) -> WebhookDelivery:
+        if not self._finish(after, before, attempt):
+            if self._delivery(before.id) is None:
+                raise DeliveryNotFound(before.id)
+            raise LeaseLost(before.id, before.KIND)
+        return after
+
+    def _in_trouble(
+        self, known: Webhook, outcome: AttemptOutcome, now: datetime, options: DeliveryOptions
+    ) -> None:
+        health = self._count_failure(known, now, outcome.throttled_until(now))
+        since = health.failing_since or now
+        is_long = now - since >= options.disabled_after
+        if not (outcome.is_gone or is_long or health.failures >= FAILING_AFTER):
+            return
+        webhook = self._uow.webhooks.get(known.id)
+        if webhook.status not in DELIVERABLE:
+            return
+        if outcome.is_gone or is_long:
+            why = (
+                "the endpoint is gone (status 410)"
+                if outcome.is_gone
+                else f"nothing but failures since {since:%Y-%m-%d %H:%M} UTC"
+            )
+            self._uow.webhooks.save(webhook.disable(why, now))
+            data = {"webhook_id": str(webhook.id), "name": webhook.name, "reason": why}
+            self.publish(DISABLED_EVENT, data, tenant=webhook.tenant)
+        elif webhook.status != WebhookStatus.FAILING:
+            words = outcome.error_message or f"status {outcome.status}"
+            why = f"{health.failures} failures in a row; the last one: {words}"
+            self._uow.webhooks.save(webhook.fail(why, now))
+
+    def _well_again(self, known: Webhook) -> None:
+        self._clear_health(known)
+        webhook = self._uow.webhooks.get(known.id)
+        if webhook.status == WebhookStatus.FAILING:
+            self._uow.webhooks.save(webhook.resume(self.clock.now()))
+
+    # --- what a store answers -----------------------------------------------------------------
+
+    def _webhooks_of(self, tenant: str, wanted: WebhookFilter, limit: int | None) -> list[Webhook]:
+        """The webhooks of one tenant that a filter wants, in the order of their creation."""
+        raise AssertionError(type(self).__name__)
+
+    def _put_message(self, message: WebhookMessage) -> WebhookMessage | None:
+        """Keep it; gives the one that is there instead, if its key is taken."""
+        raise AssertionError(type(self).__name__)
+
+    def _put_deliveries(self, deliveries: list[WebhookDelivery]) -> None:
+        raise AssertionError(type(self).__name__)
+
+    def _put_attempt(self, attempt: WebhookAttempt) -> None:
+        raise AssertionError(type(self).__name__)
+
+    def _message(self, id: UUID) -> WebhookMessage | None:
+        raise AssertionError(type(self).__name__)
+
+    def _delivery(self, id: UUID) -> WebhookDelivery | None:
+        raise AssertionError(type(self).__name__)
+
+    def _deliveries_of(self, message: WebhookMessage) -> list[WebhookDelivery]:
+        raise AssertionError(type(self).__name__)
+
+    def _deliveries_to(
+        self, webhook_id: UUID, statuses: list[str], limit: int
+    ) -> list[WebhookDelivery]:
+        raise AssertionError(type(self).__name__)
+
+    def _attempts_of(self, delivery: WebhookDelivery) -> list[WebhookAttempt]:
+        raise AssertionError(type(self).__name__)
+
+    def _not_fanned_out(self, limit: int) -> list[WebhookMessage]:
+        """Messages that are still to be brought, past those that others are at."""
+        raise AssertionError(type(self).__name__)
+
+    def _fanned_out(self, message: WebhookMessage) -> None:
+        raise AssertionError(type(self).__name__)
+
+    def _waiting(self, now: datetime, limit: int) -> list[Waiting]:
+        """Endpoints that may be sent to and have something due, the longest waiting first."""
+        raise AssertionError(type(self).__name__)
+
+    def _take(
+        self, rooms: Mapping[UUID, int], now: datetime, lease: timedelta
+    ) -> list[tuple[WebhookDelivery, WebhookDelivery]]:
+        """Claim so many of each webhook, past those that others hold: as they were, and are.
+
+        The latter with their message; in the order in which they were due.
+        """
+        raise AssertionError(type(self).__name__)
+
+    def _finish(
+        self, after: WebhookDelivery, before: WebhookDelivery, attempt: WebhookAttempt | None
+    ) -> bool:
+        """Change a delivery that is still as it was, and log the attempt; whether it was."""
+        raise AssertionError(type(self).__name__)
+
+    def _open_failed(self, webhook: Webhook, since: datetime | None, now: datetime) -> int:
+        raise AssertionError(type(self).__name__)
+
+    def _health(self, webhook: Webhook) -> WebhookHealth | None:
+        raise AssertionError(type(self).__name__)
+
+    def _count_failure(
+        self, webhook: Webhook, now: datetime, throttled_until: datetime | None
+    ) -> WebhookHealth:
+        raise AssertionError(type(self).__name__)
+
+    def _clear_health(self, webhook: Webhook) -> None:
+        raise AssertionError(type(self).__name__)
+
+    def _forget(self, before: datetime, limit: int) -> int:
+        raise AssertionError(type(self).__name__)
+
+
+class SecretsLife:
+    """What happens to secrets; a store answers `_valid` and keeps with `_put`."""
+
+    clock: Clock
+    _uow: _Uow
+
+    def of(self, webhook_id: UUID, /) -> list[WebhookSecret]:
+        webhook = self._uow.webhooks.get(webhook_id)
+        return self.of_many([webhook])[webhook.id]
+
+    def of_many(self, webhooks: Iterable[Webhook]) -> dict[UUID, list[WebhookSecret]]:
+        self._uow.require_active()
+        owners = {webhook.id: webhook for webhook in webhooks}
+        now = self.clock.now()
+        found: dict[UUID, list[WebhookSecret]] = {id: [] for id in owners}
+        for secret in self._all_of(list(owners)) if owners else []:
+            if secret.is_valid(now):
+                found[secret.webhook_id].append(secret)
+        for id, secrets in found.items():
+            secrets.sort(key=_age, reverse=True)
+            if not secrets:
+                secrets.append(self._made(owners[id], new_symmetric_secret(), now))
+        return found
+
+    def rotate(
+        self,
+        webhook_id: UUID,
+        /,
+        *,
+        secret: str | None = None,
+        overlap: timedelta | float = OVERLAP,
+    ) -> WebhookSecret:
+        chosen = new_symmetric_secret() if secret is None else checked_secret(secret)
+        until = self.clock.now() + checked_duration("overlap", overlap)
+        webhook = self._uow.webhooks.get(webhook_id)
+        self._expire([webhook.id], until)
+        return self._made(webhook, chosen, self.clock.now())
+
+    def _made(self, webhook: Webhook, secret: str, now: datetime) -> WebhookSecret:
+        made = WebhookSecret(
+            webhook_id=webhook.id, secret=secret, created_at=now, tenant=webhook.tenant
+        )
+        self._put(made)
+        return made
+
+    def _all_of(self, webhook_ids: list[UUID]) -> list[WebhookSecret]:
+        raise AssertionError(type(self).__name__)
+
+    def _put(self, secret: WebhookSecret) -> None:
+        raise AssertionError(type(self).__name__)
+
+    def _expire(self, webhook_ids: list[UUID], until: datetime) -> None:
+        """Let those that never expire do so then."""
+        raise AssertionError(type(self).__name__)
+
+
+class InboxLife:
+    """Checks, for the inbox of each store."""
+
+    clock: Clock
+    _uow: _Uow
+
+    def accept(
+        self,
+        message_id: str,
+        *,
+        source: str = "default",
+        window: timedelta | float = INBOX_WINDOW,
+        tenant: str | None = None,
+    ) -> bool:
+        self._uow.require_active()
+        owner = self._uow.tenant_for(tenant or "")
+        key = (owner, checked_name("source", source), checked_name("message_id", message_id))
+        now = self.clock.now()
+        return self._accept(key, now, now - checked_duration("window", window))
+
+    def prune(self, before: datetime, *, limit: int = 1_000) -> int:
+        self._uow.require_active()
+        checked_count("limit", limit, least=1)
+        return self._forget(checked_time("before", before), limit)
+
+    def _accept(self, key: tuple[str, str, str], now: datetime, oldest: datetime) -> bool:
+        raise AssertionError(type(self).__name__)
+
+    def _forget(self, before: datetime, limit: int) -> int:
+        raise AssertionError(type(self).__name__)
+
+
+OLDEST_FIRST = Sort("created_at", "asc")
+
+
+def host_of(webhook: Webhook) -> str:
+    return urlsplit(webhook.url).hostname or ""
+
+
+def _rooms(
+    waiting: Iterable[Waiting], limit: int, per_host: int, busy: list[Webhook]
+) -> dict[UUID, int]:
+    """How many deliveries to take of each endpoint: one each in turn, so that none is starved."""
+    at = Counter(webhook.id for webhook in busy)
+    hosts = Counter(map(host_of, busy))
+    rooms: Counter[UUID] = Counter()
+    open_to = [
+        (each.webhook.id, host_of(each.webhook), DeliveryOptions.of(each.webhook).max_concurrency)
+        for each in waiting
+    ]
+    while open_to and rooms.total() < limit:
+        still = []
+        for id, host, most in open_to:
+            if rooms.total() == limit:
+                break
+            if at[id] + rooms[id] < most and hosts[host] < per_host:
+                rooms[id] += 1
+                hosts[host] += 1
+                still.append((id, host, most))
+        open_to = still
+    return dict(rooms)
+
+
+def _delivery(message: WebhookMessage, webhook: Webhook, now: datetime) -> WebhookDelivery:
+    return WebhookDelivery(
+        message_id=message.id,
+        webhook_id=webhook.id,
+        created_at=now,
+        next_attempt_at=now,
+        tenant=message.tenant,
+    )
+
+
+def _lost(before: WebhookDelivery) -> WebhookAttempt:
+    """The log's line for an attempt whose dispatcher was not heard of again."""
+    return WebhookAttempt(
+        delivery_id=before.id,
+        number=before.attempt_count,
+        started_at=before.last_attempt_at or before.created_at,
+        error_code=LEASE_LOST,
+        error_message=LOST,
+        tenant=before.tenant,
+    )
+
+
+def _age(secret: WebhookSecret) -> tuple[datetime, UUID]:
+    return secret.created_at, secret.id

@@ -1,0 +1,566 @@
+"""Messages to webhooks, their deliveries and attempts, in tables.
+
+May import: `ports`, `domain`, and its neighbours. The statements are built once per dialect.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar
+from uuid import UUID
+
+from sqlalchemy import (
+    Integer,
+    Text,
+    and_,
+    bindparam,
+    column,
+    delete,
+    exists,
+    false,
+    func,
+    insert,
+    literal_column,
+    null,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from integration_hub.database.faults import violated_constraint
+from integration_hub.domain.aggregate import evolved
+from integration_hub.domain.errors import SerializationConflict, StorageError
+from integration_hub.domain.webhook import DELIVERABLE, Webhook
+from integration_hub.domain.webhook_message import (
+    STATUSES,
+    DeliveryStatus,
+    WebhookAttempt,
+    WebhookDelivery,
+    WebhookHealth,
+    WebhookMessage,
+)
+from integration_hub.ports.messages import OLDEST_FIRST, MessagesLife, Waiting
+from integration_hub.ports.query import WebhookFilter
+from integration_hub.ports.unit_of_work import EveryTenant
+from integration_hub.sql.filtering import asked
+from integration_hub.sql.mapping import ATTEMPTS, DELIVERIES, HEALTH, MESSAGES, WEBHOOKS, Mapper
+from integration_hub.sql.models import OPEN
+from integration_hub.sql.prepared import Prepared
+
+if TYPE_CHECKING:
+    from integration_hub.sql.unit_of_work import SqlUnitOfWork
+
+_MESSAGES, _DELIVERIES, _ATTEMPTS = MESSAGES.table, DELIVERIES.table, ATTEMPTS.table
+_HOOKS, _HEALTH = WEBHOOKS.table, HEALTH.table
+_INSERTS: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
+#: What an attempt, or somebody's wish, changes of a delivery.
+_CHANGES = (
+    *("status", "attempt_count", "next_attempt_at", "last_attempt_at", "finished_at"),
+    *("retries_used", "version"),
+)
+_MAY_BE_SENT_TO = ", ".join(f"'{status}'" for status in sorted(DELIVERABLE))
+
+#: Endpoint by endpoint through the index on what is open, and of each the earliest: so the cost is
+#: that of the number of endpoints with something open, whatever hangs behind one of them.
+_WAITING = """
+WITH RECURSIVE hooks(id) AS (
+    SELECT (SELECT d.webhook_id FROM webhook_deliveries d WHERE {open}
+        ORDER BY d.webhook_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT d.webhook_id FROM webhook_deliveries d WHERE {open}
+        AND d.webhook_id > h.id ORDER BY d.webhook_id LIMIT 1)
+    FROM hooks h WHERE h.id IS NOT NULL
+), due AS (
+    SELECT h.id, (SELECT d.next_attempt_at FROM webhook_deliveries d WHERE {open}
+        AND d.webhook_id = h.id ORDER BY d.next_attempt_at LIMIT 1) AS since
+    FROM hooks h WHERE h.id IS NOT NULL
+)
+SELECT {columns}, t.id IS NOT NULL AS is_troubled, due.since AS since
+FROM due JOIN webhooks w ON w.id = due.id LEFT JOIN webhook_health t ON t.id = w.id
+WHERE due.since <= :now AND w.is_active AND w.status IN ({deliverable})
+    AND (t.throttled_until IS NULL OR t.throttled_until <= :now) {scope}
+ORDER BY due.since, w.id
+LIMIT :limit
+"""
+
+_TAKE = """
+WITH wanted AS (
+    SELECT * FROM json_to_recordset(CAST(:rooms AS json)) AS w(webhook_id uuid, room integer)
+), picked AS MATERIALIZED (
+    SELECT d.* FROM wanted w CROSS JOIN LATERAL (
+        SELECT id, status, next_attempt_at, last_attempt_at FROM webhook_deliveries d
+        WHERE d.webhook_id = w.webhook_id AND {open} AND d.next_attempt_at <= :now
+        ORDER BY d.next_attempt_at, d.id LIMIT w.room
+        FOR UPDATE SKIP LOCKED
+    ) d
+)
+UPDATE webhook_deliveries d
+SET status = 'delivering', attempt_count = d.attempt_count + 1, next_attempt_at = :expires,
+    last_attempt_at = :now, version = d.version + 1
+FROM picked p, webhook_messages m
+WHERE d.id = p.id AND m.id = d.message_id
+RETURNING p.status AS was, p.next_attempt_at AS was_due, p.last_attempt_at AS was_last,
+    {deliveries}, {messages}
+"""
+
+
+_PUT_DELIVERIES = """
+INSERT INTO webhook_deliveries ({names})
+SELECT {names} FROM json_to_recordset(CAST(:rows AS json)) AS r({typed})
+ON CONFLICT DO NOTHING
+"""
+
+
+class MessageStatements:
+    """The statements on messages, built once per dialect."""
+
+    def __init__(self, dialect: str) -> None:
+        self.dialect = dialect
+        self.is_postgres = dialect == "postgresql"
+        self.get = lru_cache(self._get)
+        self.waiting = lru_cache(self._waiting)
+        self.counts = lru_cache(self._counts)
+        self.deliveries_to = lru_cache(self._deliveries_to)
+        self.forget = lru_cache(self._forget)
+        self.open_failed = lru_cache(self._open_failed)
+
+    def _get(self, mapper: Mapper[Any], *, scoped: bool) -> Prepared:
+        table = mapper.table
+        return Prepared(select(table).where(_is(table, "id"), *_scope(table, scoped)))
+
+    @cached_property
+    def put_message(self) -> Prepared:
+        statement = _INSERTS[self.dialect](_MESSAGES).values(_new_values(MESSAGES))
+        statement = statement.on_conflict_do_nothing(
+            index_elements=["tenant_id", "idempotency_key"]
+        )
+        return Prepared(statement.execution_options(preserve_rowcount=True))
+
+    @cached_property
+    def by_key(self) -> Prepared:
+        key = and_(_is(_MESSAGES, "tenant_id"), _is(_MESSAGES, "idempotency_key"))
+        return Prepared(select(_MESSAGES).where(key))
+
+    @cached_property
+    def put_delivery(self) -> Prepared:
+        return Prepared(insert(_DELIVERIES).values(_new_values(DELIVERIES)))
+
+    @cached_property
+    def put_deliveries(self) -> Prepared:
+        """Postgres: many at once, from a JSON array of rows; those that are there stay."""
+        typed = ", ".join(f"{each.name} {_type(each)}" for each in _DELIVERIES.columns)
+        names = ", ".join(DELIVERIES.columns)
+        sql = _PUT_DELIVERIES.format(names=names, typed=typed)
+        return Prepared(text(sql).bindparams(bindparam("rows", type_=Text)))
+
+    @cached_property
+    def put_attempt(self) -> Prepared:
+        return Prepared(insert(_ATTEMPTS).values(_new_values(ATTEMPTS)))
+
+    @cached_property
+    def deliveries_of(self) -> Prepared:
+        found = select(_DELIVERIES).where(_is(_DELIVERIES, "message_id"))
+        return Prepared(found.order_by(_DELIVERIES.c.created_at, _DELIVERIES.c.id))
+
+    def _deliveries_to(self, statuses: tuple[str, ...]) -> Prepared:
+        found = select(_DELIVERIES).where(_is(_DELIVERIES, "webhook_id"))
+        if len(statuses) < len(STATUSES):
+            found = found.where(
+                _DELIVERIES.c.status.in_(list(map(literal_column, map(repr, statuses))))
+            )
+        found = found.order_by(_DELIVERIES.c.created_at.desc(), _DELIVERIES.c.id.desc())
+        return Prepared(found.limit(bindparam("limit", type_=Integer)))
+
+    @cached_property
+    def attempts_of(self) -> Prepared:
+        found = select(_ATTEMPTS).where(_is(_ATTEMPTS, "delivery_id"))
+        return Prepared(found.order_by(_ATTEMPTS.c.number, _ATTEMPTS.c.id))
+
+    def _counts(self, *, scoped: bool) -> Prepared:
+        found = select(_DELIVERIES.c.status, func.count()).group_by(_DELIVERIES.c.status)
+        return Prepared(found.where(*_scope(_DELIVERIES, scoped)))
+
+    @cached_property
+    def not_fanned_out(self) -> Prepared:
+        waiting = text("NOT is_fanned_out" if self.is_postgres else "is_fanned_out = 0")
+        found = select(_MESSAGES).where(waiting).order_by(_MESSAGES.c.id)
+        found = found.limit(bindparam("limit", type_=Integer))
+        return Prepared(found.with_for_update(skip_locked=True))
+
+    @cached_property
+    def fanned_out(self) -> Prepared:
+        done = {"is_fanned_out": True, "version": _MESSAGES.c.version + 1}
+        row = _MESSAGES.c.id == _new(_MESSAGES, "id")
+        return Prepared(update(_MESSAGES).where(row).values(done))
+
+    def _waiting(self, *, scoped: bool) -> Prepared:
+        sql = _WAITING.format(
+            columns=_listed("w", WEBHOOKS),
+            open=_open("d"),
+            deliverable=_MAY_BE_SENT_TO,
+            scope="AND w.tenant_id = :tenant_id" if scoped else "",
+        )
+        typed = [
+            *(column(f"w_{each.name}", each.type) for each in _HOOKS.columns),
+            column("is_troubled", _HOOKS.c.is_active.type),
+            column("since", _DELIVERIES.c.next_attempt_at.type),
+        ]
+        statement = text(sql).bindparams(
+            bindparam("now", type_=_DELIVERIES.c.next_attempt_at.type),
+            bindparam("limit", type_=Integer),
+            *([bindparam("tenant_id", type_=Text)] if scoped else []),
+        )
+        return Prepared(statement.columns(*typed))
+
+    @cached_property
+    def take(self) -> Prepared:
+        """Postgres: one statement."""
+        sql = _TAKE.format(
+            open=_open("d"), deliveries=_listed("d", DELIVERIES), messages=_listed("m", MESSAGES)
+        )
+        moment = _DELIVERIES.c.next_attempt_at.type
+        typed = [
+            column("was", _DELIVERIES.c.status.type),
+            column("was_due", moment),
+            column("was_last", moment),
+            *(column(f"d_{each.name}", each.type) for each in _DELIVERIES.columns),
+            *(column(f"m_{each.name}", each.type) for each in _MESSAGES.columns),
+        ]
+        statement = text(sql).bindparams(
+            bindparam("now", type_=moment),
+            bindparam("expires", type_=moment),
+            bindparam("rooms", type_=Text),
+        )
+        return Prepared(statement.columns(*typed))
+
+    @cached_property
+    def due(self) -> Prepared:
+        """SQLite: the first that are due of one webhook, with their messages."""
+        found = select(_DELIVERIES, _MESSAGES).join(
+            _MESSAGES, _MESSAGES.c.id == _DELIVERIES.c.message_id
+        )
+        due = _DELIVERIES.c.next_attempt_at <= _parameter(_DELIVERIES, "next_attempt_at")
+        found = found.where(_is(_DELIVERIES, "webhook_id"), text(_open("webhook_deliveries")), due)
+        found = found.order_by(_DELIVERIES.c.next_attempt_at, _DELIVERIES.c.id)
+        return Prepared(found.limit(bindparam("limit", type_=Integer)))
+
+    @cached_property
+    def finish(self) -> Prepared:
+        row = and_(
+            _DELIVERIES.c.id == bindparam("new_id", type_=_DELIVERIES.c.id.type),
+            _DELIVERIES.c.version == bindparam("was", type_=Integer),
+        )
+        values = {name: _new(_DELIVERIES, name) for name in _CHANGES}
+        return Prepared(update(_DELIVERIES).where(row).values(values))
+
+    @cached_property
+    def finish_and_log(self) -> Prepared:
+        """Postgres: both in one statement; the attempt only if the delivery was as it was."""
+        finish = self.finish.statement
+        done = finish.returning(_DELIVERIES.c.id).cte("done")  # type: ignore[attr-defined]
+        values = [
+            bindparam(f"attempt_{each.name}", type_=each.type).label(each.name)
+            for each in _ATTEMPTS.columns
+        ]
+        row = select(*values).select_from(done)
+        return Prepared(insert(_ATTEMPTS).from_select(list(ATTEMPTS.columns), row))
+
+    def _open_failed(self, *, dated: bool) -> Prepared:
+        of = bindparam("of_webhook", type_=_DELIVERIES.c.webhook_id.type)
+        moment = _DELIVERIES.c.next_attempt_at.type
+        failed = [
+            _DELIVERIES.c.webhook_id == of,
+            _DELIVERIES.c.status == literal_column("'failed'"),
+        ]
+        if dated:
+            failed.append(_DELIVERIES.c.finished_at >= bindparam("since", type_=moment))
+        values = {
+            "status": literal_column("'pending'"),
+            "next_attempt_at": bindparam("due", type_=moment),
+            "finished_at": null(),
+            "retries_used": literal_column("0"),
+            "version": _DELIVERIES.c.version + 1,
+        }
+        return Prepared(update(_DELIVERIES).where(*failed).values(values))
+
+    @cached_property
+    def count_failure(self) -> Prepared:
+        """One more, whatever others count at the same time."""
+        statement = _INSERTS[self.dialect](_HEALTH).values(_new_values(HEALTH))
+        given = statement.excluded
+        later = func.greatest if self.is_postgres else func.max
+        # SQLite's max() is NULL where one of its arguments is; Postgres' greatest() is not.
+        throttled = later(
+            func.coalesce(_HEALTH.c.throttled_until, given.throttled_until),
+            func.coalesce(given.throttled_until, _HEALTH.c.throttled_until),
+        )
+        statement = statement.on_conflict_do_update(
+            index_elements=["id"],
+            set_={
+                "failures": _HEALTH.c.failures + 1,
+                "failing_since": func.coalesce(_HEALTH.c.failing_since, given.failing_since),
+                "throttled_until": throttled,
+                "version": _HEALTH.c.version + 1,
+            },
+        )
+        return Prepared(statement.returning(*_HEALTH.columns))
+
+    @cached_property
+    def clear_health(self) -> Prepared:
+        return Prepared(delete(_HEALTH).where(_is(_HEALTH, "id")))
+
+    def _forget(self, *, scoped: bool) -> Prepared:
+        its = _DELIVERIES.c.message_id == _MESSAGES.c.id
+        still_open = exists().where(its, text(_open("webhook_deliveries")))
+        is_old = _MESSAGES.c.occurred_at < _parameter(_MESSAGES, "occurred_at")
+        old = select(_MESSAGES.c.id).where(is_old, ~still_open)
+        old = old.where(_MESSAGES.c.is_fanned_out != false(), *_scope(_MESSAGES, scoped))
+        old = old.order_by(_MESSAGES.c.occurred_at, _MESSAGES.c.id)
+        old = old.limit(bindparam("limit", type_=Integer)).with_for_update(skip_locked=True)
+        return Prepared(delete(_MESSAGES).where(_MESSAGES.c.id.in_(old)))
+
+
+def _type(each: Any) -> str:
+    return str(each.type.dialect_impl(postgresql.dialect()).compile(postgresql.dialect()))  # type: ignore[no-untyped-call]
+
+
+def _open(alias: str) -> str:
+    return str(OPEN).replace("status", f"{alias}.status")
+
+
+def _listed(alias: str, mapper: Mapper[Any]) -> str:
+    return ", ".join(f"{alias}.{name} AS {alias}_{name}" for name in mapper.columns)
+
+
+def _parameter(table: Any, name: str) -> Any:
+    return bindparam(name, type_=table.c[name].type)
+
+
+def _new(table: Any, name: str) -> Any:
+    return bindparam(f"new_{name}", type_=table.c[name].type)
+
+
+def _new_values(mapper: Mapper[Any]) -> dict[str, Any]:
+    return {name: _new(mapper.table, name) for name in mapper.columns}
+
+
+def _is(table: Any, name: str) -> Any:
+    return table.c[name] == _parameter(table, name)
+
+
+def _scope(table: Any, scoped: bool) -> list[Any]:
+    return [_is(table, "tenant_id")] if scoped else []
+
+
+@contextmanager
+def _webhooks_there() -> Iterator[None]:
+    """A webhook that was removed just now is a conflict: run again, it will not be looked at."""
+    try:
+        yield
+    except StorageError as error:
+        if violated_constraint(error.__cause__) is None:
+            raise
+        words = "a webhook was removed at the same moment; run it again"
+        raise SerializationConflict(words) from error
+
+
+class SqlMessageRepository(MessagesLife):
+    """Messages in tables."""
+
+    STATEMENTS: ClassVar[MessageStatements]
+    _uow: SqlUnitOfWork
+
+    def __init__(self, uow: SqlUnitOfWork) -> None:
+        self._uow = uow
+        self.clock = uow.clock
+        self._is_scoped = not isinstance(uow.tenant, EveryTenant)
+
+    def counts(self) -> dict[DeliveryStatus, int]:
+        self._uow.require_active()
+        rows = self._uow.rows(self.STATEMENTS.counts(scoped=self._is_scoped), self._scoped())
+        found = dict.fromkeys(STATUSES.values(), 0)
+        found.update((STATUSES[status], count) for status, count in rows)
+        return found
+
+    def _scoped(self, **values: Any) -> dict[str, Any]:
+        return {"tenant_id": self._uow.tenant, **values} if self._is_scoped else values
+
+    def _webhooks_of(self, tenant: str, wanted: WebhookFilter, limit: int | None) -> list[Webhook]:
+        shape, values = asked(wanted)
+        rows = self._uow.webhooks.STATEMENTS.rows
+        statement = rows(shape, OLDEST_FIRST, scoped=True, limited=limit is not None)
+        values["tenant_id"] = tenant
+        if limit is not None:
+            values["limit"] = limit
+        return [WEBHOOKS.load(row) for row in self._uow.rows(statement, values)]
+
+    def _put_message(self, message: WebhookMessage) -> WebhookMessage | None:
+        if self._uow.touch(self.STATEMENTS.put_message, MESSAGES.parameters(message)):
+            return None
+        key = {"tenant_id": message.tenant, "idempotency_key": message.idempotency_key}
+        return MESSAGES.load(self._uow.rows(self.STATEMENTS.by_key, key)[0])
+
+    def _put_deliveries(self, deliveries: list[WebhookDelivery]) -> None:
+        for each in deliveries:
+            with _webhooks_there():
+                self._uow.touch(self.STATEMENTS.put_delivery, DELIVERIES.parameters(each))
+
+    def _put_attempt(self, attempt: WebhookAttempt) -> None:
+        self._uow.touch(self.STATEMENTS.put_attempt, ATTEMPTS.parameters(attempt))
+
+    def _message(self, id: UUID) -> WebhookMessage | None:
+        found: WebhookMessage | None = self._one(MESSAGES, id)
+        return found
+
+    def _delivery(self, id: UUID) -> WebhookDelivery | None:
+        found: WebhookDelivery | None = self._one(DELIVERIES, id)
+        return found
+
+    def _one(self, mapper: Mapper[Any], id: UUID) -> Any:
+        statement = self.STATEMENTS.get(mapper, scoped=self._is_scoped)
+        for row in self._uow.rows(statement, self._scoped(id=id)):
+            return mapper.load(row)
+        return None
+
+    def _deliveries_of(self, message: WebhookMessage) -> list[WebhookDelivery]:
+        rows = self._uow.rows(self.STATEMENTS.deliveries_of, {"message_id": message.id})
+        return [DELIVERIES.load(row) for row in rows]
+
+    def _deliveries_to(
+        self, webhook_id: UUID, statuses: list[str], limit: int
+    ) -> list[WebhookDelivery]:
+        values = {"webhook_id": webhook_id, "limit": limit}
+        rows = self._uow.rows(self.STATEMENTS.deliveries_to(tuple(statuses)), values)
+        return [DELIVERIES.load(row) for row in rows]
+
+    def _attempts_of(self, delivery: WebhookDelivery) -> list[WebhookAttempt]:
+        rows = self._uow.rows(self.STATEMENTS.attempts_of, {"delivery_id": delivery.id})
+        return [ATTEMPTS.load(row) for row in rows]
+
+    def _not_fanned_out(self, limit: int) -> list[WebhookMessage]:
+        self._uow.begun()
+        rows = self._uow.rows(self.STATEMENTS.not_fanned_out, {"limit": limit})
+        return [MESSAGES.load(row) for row in rows]
+
+    def _fanned_out(self, message: WebhookMessage) -> None:
+        self._uow.touch(self.STATEMENTS.fanned_out, {"new_id": message.id})
+
+    def _waiting(self, now: datetime, limit: int) -> list[Waiting]:
+        statement = self.STATEMENTS.waiting(scoped=self._is_scoped)
+        rows = self._uow.rows(statement, self._scoped(now=now, limit=limit))
+        return [Waiting(WEBHOOKS.load(row[:-2]), bool(row[-2]), row[-1]) for row in rows]
+
+    def _finish(
+        self, after: WebhookDelivery, before: WebhookDelivery, attempt: WebhookAttempt | None
+    ) -> bool:
+        values = DELIVERIES.picked(after, ("id", *_CHANGES), "new_")
+        values["was"] = before.version
+        if not self._uow.touch(self.STATEMENTS.finish, values):
+            return False
+        if attempt is not None:
+            self._put_attempt(attempt)
+        return True
+
+    def _open_failed(self, webhook: Webhook, since: datetime | None, now: datetime) -> int:
+        values: dict[str, Any] = {"of_webhook": webhook.id, "due": now}
+        if since is not None:
+            values["since"] = since
+        return self._uow.touch(self.STATEMENTS.open_failed(dated=since is not None), values)
+
+    def _health(self, webhook: Webhook) -> WebhookHealth | None:
+        found: WebhookHealth | None = self._one(HEALTH, webhook.id)
+        return found
+
+    def _count_failure(
+        self, webhook: Webhook, now: datetime, throttled_until: datetime | None
+    ) -> WebhookHealth:
+        known = WebhookHealth(id=webhook.id, tenant=webhook.tenant, version=0)
+        first = known.failed(now, throttled_until)
+        self._uow.begun()
+        with _webhooks_there():
+            rows = self._uow.rows(self.STATEMENTS.count_failure, HEALTH.parameters(first))
+        return HEALTH.load(rows[0])
+
+    def _clear_health(self, webhook: Webhook) -> None:
+        self._uow.touch(self.STATEMENTS.clear_health, {"id": webhook.id})
+
+    def _forget(self, before: datetime, limit: int) -> int:
+        values = self._scoped(occurred_at=before, limit=limit)
+        return self._uow.touch(self.STATEMENTS.forget(scoped=self._is_scoped), values)
+
+
+class PostgresMessageRepository(SqlMessageRepository):
+    """Messages on Postgres: many dispatchers at once, and nobody waits."""
+
+    STATEMENTS = MessageStatements("postgresql")
+
+    def _put_deliveries(self, deliveries: list[WebhookDelivery]) -> None:
+        if len(deliveries) == 1:
+            super()._put_deliveries(deliveries)
+        elif deliveries:
+            rows = json.dumps([DELIVERIES.dump(each) for each in deliveries], default=str)
+            with _webhooks_there():
+                self._uow.touch(self.STATEMENTS.put_deliveries, {"rows": rows})
+
+    def _take(
+        self, rooms: Mapping[UUID, int], now: datetime, lease: timedelta
+    ) -> list[tuple[WebhookDelivery, WebhookDelivery]]:
+        wanted = [{"webhook_id": str(id), "room": room} for id, room in rooms.items()]
+        values = {"now": now, "expires": now + lease, "rooms": json.dumps(wanted)}
+        self._uow.begun()
+        rows = self._uow.rows(self.STATEMENTS.take, values)
+        return [_both(row) for row in sorted(rows, key=_due_before)]
+
+    def _finish(
+        self, after: WebhookDelivery, before: WebhookDelivery, attempt: WebhookAttempt | None
+    ) -> bool:
+        if attempt is None:
+            return super()._finish(after, before, attempt)
+        values = DELIVERIES.picked(after, ("id", *_CHANGES), "new_")
+        values["was"] = before.version
+        values.update(ATTEMPTS.picked(attempt, ATTEMPTS.columns, "attempt_"))
+        return self._uow.touch(self.STATEMENTS.finish_and_log, values) == 1
+
+
+def _due_before(row: Any) -> Any:
+    return row[1], row[3]
+
+
+_WIDTH = len(DELIVERIES.columns)
+
+
+def _both(row: Any) -> tuple[WebhookDelivery, WebhookDelivery]:
+    """A delivery as it was, and as it is, with its message."""
+    taken = evolved(DELIVERIES.load(row[3 : 3 + _WIDTH]), message=MESSAGES.load(row[3 + _WIDTH :]))
+    before = evolved(
+        taken,
+        status=STATUSES[row[0]],
+        attempt_count=taken.attempt_count - 1,
+        last_attempt_at=row[2],
+    )
+    return before, taken
+
+
+class SqliteMessageRepository(SqlMessageRepository):
+    """Messages on SQLite, which has one writer at a time: it looks, and takes."""
+
+    STATEMENTS = MessageStatements("sqlite")
+
+    def _take(
+        self, rooms: Mapping[UUID, int], now: datetime, lease: timedelta
+    ) -> list[tuple[WebhookDelivery, WebhookDelivery]]:
+        self._uow.begun()
+        found = []
+        for id, room in rooms.items():
+            values = {"webhook_id": id, "next_attempt_at": now, "limit": room}
+            for row in self._uow.rows(self.STATEMENTS.due, values):
+                before = DELIVERIES.load(row[:_WIDTH])
+                taken = before.claimed(now, lease)
+                self._finish(taken, before, None)
+                found.append((before, evolved(taken, message=MESSAGES.load(row[_WIDTH:]))))
+        return sorted(found, key=lambda each: (each[0].next_attempt_at, each[0].id))
