@@ -13,12 +13,21 @@ from integration_hub.database.engine import (
 from integration_hub.database.health import Health, PoolFigures, SchemaRevision
 from integration_hub.database.mock import MockDatabaseConnection
 from integration_hub.database.schema import DatabaseSchemaManager
+from integration_hub.delivery import (
+    AddressGuard,
+    WebhookDispatcher,
+    new_secret,
+    public_key,
+    sign,
+    verify,
+)
 from integration_hub.domain.errors import (
     BlockedAddress,
     CircuitOpen,
     ConnectionFailed,
     DatabaseUnavailable,
     DecodeError,
+    DeliveryNotFound,
     DuplicateId,
     DuplicateName,
     HttpError,
@@ -29,6 +38,7 @@ from integration_hub.domain.errors import (
     InvalidSort,
     InvalidTransition,
     LeaseLost,
+    MessageNotFound,
     NotFound,
     PoolExhausted,
     QueryTimeout,
@@ -56,6 +66,15 @@ from integration_hub.domain.schedule import Schedule, ScheduleKind
 from integration_hub.domain.sync_job import SyncDirection, SyncJob, SyncJobStatus
 from integration_hub.domain.sync_run import SyncRun, SyncRunStatus
 from integration_hub.domain.webhook import Webhook, WebhookStatus
+from integration_hub.domain.webhook_message import (
+    AttemptOutcome,
+    DeliveryStatus,
+    WebhookAttempt,
+    WebhookDelivery,
+    WebhookHealth,
+    WebhookMessage,
+)
+from integration_hub.domain.webhook_secret import WebhookSecret
 from integration_hub.http import (
     ApiKeyAuth,
     Backoff,
@@ -83,6 +102,7 @@ from integration_hub.memory.repositories import (
 from integration_hub.memory.sync_runs import InMemorySyncRunRepository
 from integration_hub.memory.unit_of_work import InMemoryUnitOfWork
 from integration_hub.ports.clock import Clock, SystemClock
+from integration_hub.ports.messages import InboxRepository, MessageRepository, SecretRepository
 from integration_hub.ports.query import (
     Cursor,
     CursorPage,
@@ -116,7 +136,9 @@ from integration_hub.sync import SyncContext, SyncOutcome, SyncRunner
 
 __all__ = [
     "EVERY_TENANT",
+    "AddressGuard",
     "ApiKeyAuth",
+    "AttemptOutcome",
     "Backoff",
     "BasicAuth",
     "BearerAuth",
@@ -131,6 +153,8 @@ __all__ = [
     "DatabaseSchemaManager",
     "DatabaseUnavailable",
     "DecodeError",
+    "DeliveryNotFound",
+    "DeliveryStatus",
     "DuplicateId",
     "DuplicateName",
     "Err",
@@ -149,6 +173,7 @@ __all__ = [
     "InMemorySyncRunRepository",
     "InMemoryUnitOfWork",
     "InMemoryWebhookRepository",
+    "InboxRepository",
     "Integration",
     "IntegrationFilter",
     "IntegrationNotFound",
@@ -161,6 +186,8 @@ __all__ = [
     "InvalidTransition",
     "LeaseLost",
     "Limits",
+    "MessageNotFound",
+    "MessageRepository",
     "MockDatabaseConnection",
     "NotFound",
     "OAuth2ClientCredentials",
@@ -188,6 +215,7 @@ __all__ = [
     "ScheduleKind",
     "SchemaOutOfDate",
     "SchemaRevision",
+    "SecretRepository",
     "SerializationConflict",
     "SignatureError",
     "Sort",
@@ -223,8 +251,18 @@ __all__ = [
     "UnitOfWorkManager",
     "ValidationError",
     "Webhook",
+    "WebhookAttempt",
+    "WebhookDelivery",
+    "WebhookDispatcher",
     "WebhookFilter",
+    "WebhookHealth",
+    "WebhookMessage",
     "WebhookNotFound",
     "WebhookRepository",
+    "WebhookSecret",
     "WebhookStatus",
+    "new_secret",
+    "public_key",
+    "sign",
+    "verify",
 ]

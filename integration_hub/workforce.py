@@ -10,18 +10,51 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-from integration_hub.domain.errors import HubError, SchemaOutOfDate, StorageError
+from integration_hub.domain.errors import (
+    HubError,
+    SchemaOutOfDate,
+    SerializationConflict,
+    StaleVersion,
+    StorageError,
+)
+from integration_hub.ports.unit_of_work import Tenant, UnitOfWork
 from integration_hub.ports.waiting import Waiter
 
 T = TypeVar("T")
+_TRIES = 5
+
+
+class OpensUnitsOfWork(Protocol):
+    """What `repeated` needs of a hub."""
+
+    def unit_of_work(self, *, tenant: Tenant = "default", actor: str = "system") -> UnitOfWork: ...
+
+
+def repeated(
+    hub: OpensUnitsOfWork, act: Callable[[UnitOfWork], T], *, tenant: Tenant, actor: str
+) -> T:
+    """Do it in a unit of work of its own, again where it gives way to another that changed the same
+    thing; after five tries that one's error is raised.
+    """
+    for left in reversed(range(_TRIES)):
+        try:
+            with hub.unit_of_work(tenant=tenant, actor=actor) as uow:
+                found = act(uow)
+                uow.commit()
+            return found
+        except (SerializationConflict, StaleVersion):
+            if not left:
+                raise
+    raise AssertionError("the last try returns or raises")
 
 
 class Workforce(Generic[T]):
     """Up to `concurrency` threads at work on what `claim(room)` gives.
 
     `work` must not raise what it can handle: an error of the package that it does raise is logged.
+    `reserve` is how much it claims ahead, for short work, so that no thread waits for a claim.
     `poll` is how often (seconds) it looks for work when it was not told of any.
     """
 
@@ -33,10 +66,12 @@ class Workforce(Generic[T]):
         concurrency: int,
         poll: float,
         log: logging.Logger,
+        reserve: int = 0,
     ) -> None:
         self._claim = claim
         self._work = work
         self._concurrency = concurrency
+        self._reserve = reserve
         self._poll = poll
         self._log = log
         self._lock = threading.Lock()
@@ -85,8 +120,8 @@ class Workforce(Generic[T]):
 
     def _begin(self, pool: ThreadPoolExecutor) -> int:
         """Claim as much as there are threads for; gives how much it was."""
-        room = self._concurrency - self._busy
-        if room == 0:
+        room = self._concurrency + self._reserve - self._busy
+        if room < max(1, self._reserve):
             return 0
         try:
             claimed = self._claim(room)

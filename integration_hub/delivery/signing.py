@@ -12,9 +12,9 @@ import base64
 import binascii
 import hashlib
 import hmac
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -33,6 +33,12 @@ ID: Final = "webhook-id"
 TIMESTAMP: Final = "webhook-timestamp"
 SIGNATURE: Final = "webhook-signature"
 TOLERANCE = timedelta(minutes=5)
+
+
+class Headers(Protocol):
+    """The headers of a request: a mapping, or what Flask, Django and others have in its place."""
+
+    def items(self) -> Iterable[tuple[str, str]]: ...
 
 
 def new_secret(version: str = "v1") -> str:
@@ -74,7 +80,7 @@ def signed_headers(
 
 def verify(
     secret: str | Iterable[str],
-    headers: Mapping[str, str],
+    headers: Headers,
     body: bytes | str,
     *,
     tolerance: timedelta | float = TOLERANCE,
@@ -82,9 +88,10 @@ def verify(
 ) -> str:
     """The id of the message, if one of its signatures is by the secret, and made just now.
 
-    `secret` is ``whsec_…`` or a public key ``whpk_…`` (or several, while one is replaced); `body`
-    is what was received, byte for byte. The id stays the same when a message is sent again: see
-    `uow.inbox.accept`. Raises `SignatureError`, which doesn't say what would have been right.
+    `headers` are as a framework gives them; `secret` is ``whsec_…`` or a public key ``whpk_…`` (or
+    several, while one is replaced); `body` is what was received, byte for byte. The id stays the
+    same when a message is sent again: see `uow.inbox.accept`. Raises `SignatureError`,
+    which doesn't say what would have been right.
     """
     found = {str(name).lower(): value for name, value in headers.items()}
     for name in (ID, TIMESTAMP, SIGNATURE):

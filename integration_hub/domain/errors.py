@@ -372,14 +372,15 @@ class TooManyRedirects(HttpError):
 
 
 class ResponseTooLarge(HttpError):
-    """The body, decoded, has more bytes than the client takes."""
+    """The body, decoded, has more bytes than the client takes; `status` is that of the answer."""
 
     code = "response_too_large"
 
-    def __init__(self, limit: int, *, method: str, url: str) -> None:
+    def __init__(self, limit: int, *, method: str, url: str, status: int | None = None) -> None:
         message = f"the body has more than {limit:,} bytes; raise Limits.max_response_bytes"
         super().__init__(message, method=method, url=url)
         self.limit = limit
+        self.status = status
 
 
 class StatusError(HttpError):

@@ -197,6 +197,8 @@ class Exchange:
                     if location
                     else None
                 )
+                if not self._limits.max_redirects:
+                    raise self._refused(request, reply, "a redirect, and none are followed")
                 if step is None or (step.keeps_body and not content.can_be_sent()):
                     raise self._refused(request, reply, "a redirect that is not followed")
                 reply.read(self._limits.max_response_bytes)  # so that its connection can go on

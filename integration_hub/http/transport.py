@@ -282,7 +282,8 @@ class _Urllib3Reply:
             DEADLINE.reset(token)
         if len(content) > most:
             self._raw.close()
-            raise ResponseTooLarge(most, method=self._request.method, url=self._request.safe_url)
+            names = {"method": self._request.method, "url": self._request.safe_url}
+            raise ResponseTooLarge(most, status=self.status, **names)
         self._raw.release_conn()
         return content
 

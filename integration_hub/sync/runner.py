@@ -17,8 +17,6 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 from integration_hub.domain.errors import (
     HubError,
     LeaseLost,
-    SerializationConflict,
-    StaleVersion,
     ValidationError,
 )
 from integration_hub.domain.integration import Integration
@@ -29,11 +27,10 @@ from integration_hub.http.client import HttpClient
 from integration_hub.ports.sync_runs import CLAIM_LEASE, checked_claim
 from integration_hub.ports.unit_of_work import EVERY_TENANT, Tenant, UnitOfWork
 from integration_hub.ports.waiting import SYNC_WORK, Waiter, stopped_by_signals
-from integration_hub.workforce import Workforce
+from integration_hub.workforce import Workforce, repeated
 
 T = TypeVar("T")
 _LOG = logging.getLogger("integration_hub.sync")
-_TRIES = 5  # of a unit of work that gives way to another, which changed the same job
 _BEATS = 3  # heartbeats per lease, so that one that goes astray loses nothing
 
 
@@ -247,16 +244,7 @@ class SyncRunner:
             self._does(lambda uow: uow.sync_runs.fail(run, error))
 
     def _does(self, act: Callable[[UnitOfWork], T]) -> T:
-        for left in reversed(range(_TRIES)):
-            try:
-                with self.hub.unit_of_work(tenant=self._tenant, actor=self.worker) as uow:
-                    found = act(uow)
-                    uow.commit()
-                return found
-            except (SerializationConflict, StaleVersion):
-                if not left:
-                    raise
-        raise AssertionError("the last try returns or raises")
+        return repeated(self.hub, act, tenant=self._tenant, actor=self.worker)
 
     def _let_go(self) -> None:
         """Ask handlers that have not finished within the grace time to stop."""

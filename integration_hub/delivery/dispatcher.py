@@ -1,0 +1,259 @@
+"""The dispatcher: claims deliveries that are due, signs and sends them, and tells what came of it.
+
+May import: `ports`, `domain`, `http`, `workforce`, and its neighbours. No unit of work is open
+while a request is on its way. At least once: a dispatcher that is killed between the answer and its
+record leaves a delivery that another one makes again, under the same id.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+from uuid import UUID
+
+from integration_hub.delivery.guard import AddressGuard
+from integration_hub.delivery.signing import signed_headers
+from integration_hub.domain.errors import (
+    BlockedAddress,
+    DeliveryNotFound,
+    HttpError,
+    LeaseLost,
+    ResponseTooLarge,
+    StatusError,
+    ValidationError,
+)
+from integration_hub.domain.result import Ok
+from integration_hub.domain.values import checked_count, checked_duration, checked_name
+from integration_hub.domain.webhook import Webhook
+from integration_hub.domain.webhook_message import (
+    KEPT_OF_RESPONSE,
+    AttemptOutcome,
+    DeliveryOptions,
+    WebhookDelivery,
+)
+from integration_hub.http.client import HttpClient
+from integration_hub.http.options import Limits, Timeout, Tls
+from integration_hub.http.retry import RetryPolicy
+from integration_hub.http.transport import UrllibTransport
+from integration_hub.ports.messages import DELIVERY_LEASE, PER_HOST
+from integration_hub.ports.unit_of_work import EVERY_TENANT, Tenant, UnitOfWork
+from integration_hub.ports.waiting import DELIVERY_WORK, Waiter, stopped_by_signals
+from integration_hub.workforce import Workforce, repeated
+
+_LOG = logging.getLogger("integration_hub.delivery")
+_READ = 64 * 1024  # bytes of an answer that are read; what is longer costs it its connection
+_OF_LEASE = 0.75  # the most of a lease that one request may take
+
+
+class OffersMessages(Protocol):
+    """What a dispatcher needs of a hub."""
+
+    def unit_of_work(self, *, tenant: Tenant = "default", actor: str = "system") -> UnitOfWork: ...
+    def waiter(self, channel: str) -> Waiter: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Sending:
+    """A delivery that was claimed, and what it takes to make it."""
+
+    delivery: WebhookDelivery
+    webhook: Webhook
+    secrets: list[str] = field(repr=False)
+    claimed_at: float
+
+
+class WebhookDispatcher:
+    """Delivers messages, of all tenants unless one is named; any number of them work together.
+
+    `concurrency` requests are made at once, and `per_host` of them to one host at the most. Only
+    the public internet is sent to, unless `allow_private_addresses`, or `allow_networks` (such as
+    ``["10.20.0.0/16"]``), say more. Durations in seconds or `timedelta`: `lease` is how long a
+    dispatcher that is not heard of keeps what it claimed; `poll` is how often it looks for work
+    that it was not told of; `grace` is how long it waits for requests when it is told to stop.
+    """
+
+    def __init__(
+        self,
+        hub: OffersMessages,
+        *,
+        concurrency: int = 16,
+        allow_private_addresses: bool = False,
+        allow_networks: Iterable[str] = (),
+        worker: str | None = None,
+        tenant: Tenant = EVERY_TENANT,
+        per_host: int = PER_HOST,
+        lease: timedelta | float = DELIVERY_LEASE,
+        poll: timedelta | float = 5.0,
+        grace: timedelta | float = 20.0,
+        tls: Tls | None = None,
+    ) -> None:
+        self._hub = hub
+        self.worker = checked_name("worker", worker or f"{socket.gethostname()}:{os.getpid()}")
+        self._tenant = tenant
+        self._per_host = checked_count("per_host", per_host, least=1)
+        self._lease = checked_duration("lease", lease)
+        self._grace = checked_duration("grace", grace).total_seconds()
+        limits = Limits(pool=self._per_host, max_response_bytes=_READ, max_redirects=0)
+        guard = None if allow_private_addresses else AddressGuard(allow_networks)
+        self._client = HttpClient(
+            retry=RetryPolicy(attempts=1),
+            limits=limits,
+            transport=UrllibTransport(limits=limits, tls=tls, guard=guard),
+        )
+        self._lock = threading.Lock()
+        self._at: Counter[UUID] = Counter()
+        self._webhooks: dict[UUID, Webhook] = {}
+        threads = checked_count("concurrency", concurrency, least=1, most=1_000)
+        self._workforce = Workforce(
+            claim=self._claimed,
+            work=self._deliver,
+            concurrency=threads,
+            reserve=threads,
+            poll=checked_duration("poll", poll).total_seconds(),
+            log=_LOG,
+        )
+
+    def run_once(self) -> int:
+        """Claim what is due, up to `concurrency`, and deliver it; gives how many it were."""
+        return self._workforce.run_once()
+
+    def run_forever(self) -> None:
+        """Deliver until `stop` is called. A database that can't be reached is waited for."""
+        with self._hub.waiter(DELIVERY_WORK) as waiter:
+            self._workforce.run_forever(waiter, grace=self._grace)
+        self._client.close()
+
+    def run_until_signalled(self) -> None:
+        """As `run_forever`, in the main thread of a process, until SIGTERM or SIGINT."""
+        with stopped_by_signals(self.stop):
+            self.run_forever()
+
+    def stop(self) -> None:
+        """Claim nothing more; a signal handler may call it."""
+        self._workforce.stop()
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _claimed(self, room: int) -> list[_Sending]:
+        def claim(uow: UnitOfWork) -> list[_Sending]:
+            uow.messages.fan_out()
+            found = uow.messages.claim(
+                limit=room, lease=self._lease, per_host=self._per_host, busy=self._busy()
+            )
+            hooks = {each.webhook_id: each.webhook for each in found if each.webhook is not None}
+            secrets = uow.secrets.of_many(hooks.values())
+            now = time.monotonic()
+            return [
+                _Sending(
+                    each,
+                    hooks[each.webhook_id],
+                    [secret.secret for secret in secrets[each.webhook_id]],
+                    now,
+                )
+                for each in found
+            ]
+
+        claimed = repeated(self._hub, claim, tenant=self._tenant, actor=self.worker)
+        with self._lock:
+            for each in claimed:
+                self._at[each.webhook.id] += 1
+                self._webhooks[each.webhook.id] = each.webhook
+        return claimed
+
+    def _busy(self) -> list[Webhook]:
+        with self._lock:
+            return [self._webhooks[id] for id in self._at.elements()]
+
+    def _deliver(self, sending: _Sending) -> None:
+        try:
+            self._make(sending)
+        except (LeaseLost, DeliveryNotFound) as error:
+            _LOG.warning("%s", error.message)
+        finally:
+            with self._lock:
+                self._at[sending.webhook.id] -= 1
+                if not self._at[sending.webhook.id]:
+                    del self._at[sending.webhook.id], self._webhooks[sending.webhook.id]
+
+    def _make(self, sending: _Sending) -> None:
+        options = DeliveryOptions.of(sending.webhook)
+        limit = min(options.timeout, self._lease * _OF_LEASE).total_seconds()
+        waited = time.monotonic() - sending.claimed_at
+        if self._workforce.is_stopping or waited + limit > self._lease.total_seconds():
+            self._does(lambda uow: uow.messages.release(sending.delivery))
+            return
+        outcome = self._sent(sending, options, limit)
+        self._does(lambda uow: uow.messages.record(sending.delivery, outcome))
+
+    def _does(self, act: Callable[[UnitOfWork], object]) -> None:
+        repeated(self._hub, act, tenant=self._tenant, actor=self.worker)
+
+    def _sent(self, sending: _Sending, options: DeliveryOptions, limit: float) -> AttemptOutcome:
+        """Send it, and see what comes back. Whatever goes wrong goes into the log."""
+        message = sending.delivery.message
+        began = sending.delivery.last_attempt_at
+        assert message is not None
+        assert began is not None
+        start = time.monotonic()
+        try:
+            found = self._answer(sending, options, limit)
+        except ValidationError as error:  # a URL, or a header, that can't be sent to
+            found = AttemptOutcome(
+                started_at=began,
+                error_code=error.code,
+                error_message=error.message,
+                is_final=True,
+            )
+        except Exception as error:  # noqa: BLE001 - so that a fault of ours can't loop unseen
+            _LOG.exception("delivery %s could not be made", sending.delivery.id)
+            name = type(error).__name__
+            found = AttemptOutcome(started_at=began, error_code=name, error_message=name)
+        return replace(found, duration=timedelta(seconds=time.monotonic() - start))
+
+    def _answer(self, sending: _Sending, options: DeliveryOptions, limit: float) -> AttemptOutcome:
+        delivery, message = sending.delivery, sending.delivery.message
+        assert message is not None
+        assert delivery.last_attempt_at is not None
+        signed = signed_headers(
+            sending.secrets, message.message_id, datetime.now(UTC), message.payload
+        )
+        headers = {**options.headers, "Content-Type": "application/json", **signed}
+        outcome = self._client.post(
+            sending.webhook.url,
+            content=message.payload,
+            headers=headers,
+            timeout=Timeout(connect=min(5.0, limit), read=limit, total=limit),
+        )
+        if isinstance(outcome, Ok):
+            answer = outcome.value
+            body = answer.content[:KEPT_OF_RESPONSE].decode(errors="replace")
+            return AttemptOutcome(
+                started_at=delivery.last_attempt_at, status=answer.status, body=body
+            )
+        return _failed(delivery.last_attempt_at, outcome.error)
+
+
+def _failed(began: datetime, error: HttpError) -> AttemptOutcome:
+    if isinstance(error, StatusError):
+        return AttemptOutcome(
+            started_at=began,
+            status=error.status,
+            body=error.body,
+            retry_after=error.retry_after,
+        )
+    if isinstance(error, ResponseTooLarge) and error.status is not None:
+        return AttemptOutcome(started_at=began, status=error.status)
+    return AttemptOutcome(
+        started_at=began,
+        error_code=error.code,
+        error_message=error.message,
+        is_final=isinstance(error, BlockedAddress),
+    )

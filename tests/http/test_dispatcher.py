@@ -1,0 +1,386 @@
+"""The dispatcher, on every store, against real servers that behave and misbehave."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
+
+from integration_hub import (
+    EVERY_TENANT,
+    Hub,
+    Integration,
+    ValidationError,
+    Webhook,
+    WebhookAttempt,
+    WebhookDelivery,
+    WebhookDispatcher,
+    WebhookMessage,
+    new_secret,
+    public_key,
+    verify,
+)
+from integration_hub.http.client import USER_AGENT
+from integration_hub.testing import IntegrationFactory, ManualClock, WebhookFactory
+from raw_server import Peer, Serve
+
+
+def add_webhook(hub: Hub, url: str, **fields: Any) -> Webhook:
+    with hub.unit_of_work() as uow:
+        parent: Integration = IntegrationFactory(active=True, store=uow)
+        given = {"url": url, "events": ["*"], **fields}
+        webhook: Webhook = WebhookFactory(store=uow, integration_id=parent.id, **given)
+        uow.commit()
+    return webhook
+
+
+def publish(hub: Hub, data: Any = None) -> WebhookMessage:
+    with hub.unit_of_work() as uow:
+        message = uow.messages.publish("invoice.paid", data)
+        uow.commit()
+    return message
+
+
+def deliveries(hub: Hub, message: WebhookMessage) -> list[WebhookDelivery]:
+    with hub.unit_of_work() as uow:
+        return uow.messages.deliveries(message.id)
+
+
+def log_of(hub: Hub, message: WebhookMessage) -> list[WebhookAttempt]:
+    with hub.unit_of_work() as uow:
+        (delivery,) = uow.messages.deliveries(message.id)
+        return uow.messages.attempts(delivery.id)
+
+
+def secrets_of(hub: Hub, webhook: Webhook) -> list[str]:
+    with hub.unit_of_work() as uow:
+        found = [each.secret for each in uow.secrets.of(webhook.id)]
+        uow.commit()
+    return found
+
+
+@pytest.fixture
+def threaded() -> Iterator[HTTPServer]:
+    """A server that answers many at once."""
+    with HTTPServer(threaded=True) as server:
+        yield server
+
+
+def dispatcher(hub: Hub, **options: Any) -> WebhookDispatcher:
+    return WebhookDispatcher(hub, **{"allow_networks": ["127.0.0.0/8"], **options})
+
+
+def test_a_message_arrives_signed_and_is_logged(each_hub: Hub, httpserver: HTTPServer) -> None:
+    config = {"delivery": {"headers": {"X-Own": "yes"}}}
+    webhook = add_webhook(each_hub, httpserver.url_for("/hook?x=1"), config=config)
+    (secret,) = secrets_of(each_hub, webhook)
+    httpserver.expect_request("/hook", "POST").respond_with_data("thanks", 202)
+    message = publish(each_hub, {"id": 7, "name": "Ü"})
+    assert dispatcher(each_hub).run_once() == 1
+    ((request, _),) = httpserver.log
+    assert verify(secret, request.headers, request.data) == message.message_id
+    assert request.data == message.payload
+    assert json.loads(request.data)["data"] == {"id": 7, "name": "Ü"}
+    assert request.headers["Content-Type"] == "application/json"
+    assert request.headers["User-Agent"] == USER_AGENT
+    assert request.headers["X-Own"] == "yes"
+    assert request.query_string == b"x=1"
+    (delivery,) = deliveries(each_hub, message)
+    assert (delivery.status, delivery.attempt_count) == ("delivered", 1)
+    (attempt,) = log_of(each_hub, message)
+    assert (attempt.response_status, attempt.response_body) == (202, "thanks")
+    assert attempt.error_code is None
+    assert dispatcher(each_hub).run_once() == 0
+
+
+def test_the_id_stays_and_the_timestamp_is_that_of_the_attempt(
+    each_hub: Hub, hub_clock: ManualClock, httpserver: HTTPServer
+) -> None:
+    add_webhook(each_hub, httpserver.url_for("/"))
+    httpserver.expect_ordered_request("/").respond_with_data("no", 500)
+    httpserver.expect_ordered_request("/").respond_with_data("", 200)
+    message = publish(each_hub)
+    sender = dispatcher(each_hub)
+    assert sender.run_once() == 1
+    assert sender.run_once() == 0
+    hub_clock.advance(10)
+    assert sender.run_once() == 1
+    ids = {request.headers["webhook-id"] for request, _ in httpserver.log}
+    assert ids == {message.message_id}
+    told = [
+        (each.number, each.response_status, each.error_code) for each in log_of(each_hub, message)
+    ]
+    assert told == [(1, 500, "status_error"), (2, 200, None)]
+
+
+def test_while_a_secret_is_replaced_there_are_two_signatures(
+    each_hub: Hub, httpserver: HTTPServer
+) -> None:
+    webhook = add_webhook(each_hub, httpserver.url_for("/"))
+    httpserver.expect_request("/").respond_with_data("")
+    (old,) = secrets_of(each_hub, webhook)
+    key = new_secret("v1a")
+    with each_hub.unit_of_work() as uow:
+        uow.secrets.rotate(webhook.id, secret=key)
+        uow.commit()
+    message = publish(each_hub)
+    dispatcher(each_hub).run_once()
+    ((request, _),) = httpserver.log
+    for secret in (old, public_key(key)):
+        assert verify(secret, request.headers, request.data) == message.message_id
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "expected"),
+    [
+        (302, {"Location": "/elsewhere"}, "pending"),
+        (304, {}, "pending"),
+        (404, {}, "pending"),
+        (503, {"Retry-After": "70"}, "pending"),
+        (410, {}, "failed"),
+    ],
+)
+def test_what_is_no_success(
+    hub: Hub,
+    hub_clock: ManualClock,
+    httpserver: HTTPServer,
+    status: int,
+    headers: dict[str, str],
+    expected: str,
+) -> None:
+    webhook = add_webhook(hub, httpserver.url_for("/"))
+    httpserver.expect_request("/").respond_with_data("why", status, headers=headers)
+    message = publish(hub)
+    dispatcher(hub).run_once()
+    assert len(httpserver.log) == 1  # no redirect is followed
+    (delivery,) = deliveries(hub, message)
+    assert delivery.status == expected
+    (attempt,) = log_of(hub, message)
+    assert (attempt.response_status, attempt.error_code) == (status, "status_error")
+    if "Retry-After" in headers:
+        assert delivery.next_attempt_at is not None
+        assert delivery.next_attempt_at >= hub_clock.now() + timedelta(seconds=70)
+    with hub.unit_of_work() as uow:
+        assert uow.webhooks.get(webhook.id).status == ("disabled" if status == 410 else "active")
+
+
+def hangs(peer: Peer) -> None:
+    peer.hang()
+
+
+def drips(peer: Peer) -> None:
+    peer.drip(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b"x" * 1000)
+
+
+def resets(peer: Peer) -> None:
+    peer.reset()
+
+
+def babbles(peer: Peer) -> None:
+    peer.send(b"what?\r\n\r\n")
+    peer.reset()
+
+
+@pytest.mark.parametrize(
+    ("behave", "code"),
+    [
+        (hangs, "timed_out"),
+        (drips, "timed_out"),
+        (resets, "connection_failed"),
+        (babbles, "connection_failed"),
+    ],
+)
+def test_servers_that_misbehave(
+    hub: Hub, serve: Serve, behave: Callable[[Peer], None], code: str
+) -> None:
+    server = serve(behave)
+    add_webhook(hub, server.url, config={"delivery": {"timeout": 0.3}})
+    message = publish(hub)
+    dispatcher(hub).run_once()
+    (attempt,) = log_of(hub, message)
+    assert (attempt.error_code, attempt.response_status) == (code, None)
+    assert attempt.duration_ms < 5_000
+    (delivery,) = deliveries(hub, message)
+    assert delivery.status == "pending"
+
+
+def test_a_success_with_a_body_without_end_is_a_success(hub: Hub, httpserver: HTTPServer) -> None:
+    add_webhook(hub, httpserver.url_for("/"))
+    httpserver.expect_request("/").respond_with_data("x" * 1_000_000, 200)
+    message = publish(hub)
+    dispatcher(hub).run_once()
+    (attempt,) = log_of(hub, message)
+    assert (attempt.response_status, attempt.error_code) == (200, None)
+
+
+def test_a_private_address_is_blocked_and_not_tried_again(
+    each_hub: Hub, httpserver: HTTPServer
+) -> None:
+    add_webhook(each_hub, httpserver.url_for("/"))
+    message = publish(each_hub)
+    assert WebhookDispatcher(each_hub).run_once() == 1
+    assert httpserver.log == []
+    (delivery,) = deliveries(each_hub, message)
+    assert delivery.status == "failed"
+    (attempt,) = log_of(each_hub, message)
+    assert attempt.error_code == "blocked_address"
+    assert attempt.error_message is not None
+    assert "127.0.0.1 is blocked" in attempt.error_message
+    httpserver.expect_request("/").respond_with_data("")
+    with each_hub.unit_of_work() as uow:
+        uow.messages.replay(delivery.id)
+        uow.commit()
+    assert WebhookDispatcher(each_hub, allow_private_addresses=True).run_once() == 1
+    assert len(httpserver.log) == 1
+
+
+def test_a_slow_endpoint_does_not_hold_up_others(hub: Hub, threaded: HTTPServer) -> None:
+    release = threading.Event()
+    arrived = threading.Event()
+
+    def slow(request: Request) -> Response:
+        assert release.wait(30)
+        return Response("")
+
+    def quick(request: Request) -> Response:
+        if sum(each.path == "/quick" for each, _ in threaded.log) == 9:
+            arrived.set()
+        return Response("")
+
+    threaded.expect_request("/slow").respond_with_handler(slow)
+    threaded.expect_request("/quick").respond_with_handler(quick)
+    add_webhook(hub, threaded.url_for("/slow"), config={"delivery": {"max_concurrency": 2}})
+    quick_url = threaded.url_for("/quick").replace("localhost", "127.0.0.1")
+    add_webhook(hub, quick_url)
+    messages = [publish(hub, number) for number in range(10)]
+    sender = dispatcher(hub, concurrency=4, poll=0.05)
+    working = threading.Thread(target=sender.run_forever)
+    working.start()
+    assert arrived.wait(30)
+    release.set()
+    sender.stop()
+    working.join(30)
+    assert not working.is_alive()
+    assert len(messages) == 10
+
+
+def test_a_dispatcher_that_stops_gives_back_what_it_has_not_sent(
+    each_hub: Hub, threaded: HTTPServer
+) -> None:
+    release, began = threading.Event(), threading.Event()
+
+    def slow(request: Request) -> Response:
+        began.set()
+        assert release.wait(30)
+        return Response("")
+
+    threaded.expect_request("/").respond_with_handler(slow)
+    add_webhook(each_hub, threaded.url_for("/"))
+    messages = [publish(each_hub, number) for number in range(2)]
+    sender = dispatcher(each_hub, concurrency=1, poll=0.05)
+    working = threading.Thread(target=sender.run_forever)
+    working.start()
+    assert began.wait(30)
+    sender.stop()
+    release.set()
+    working.join(30)
+    assert not working.is_alive()
+    states = sorted(deliveries(each_hub, each)[0].status for each in messages)
+    assert states == ["delivered", "pending"]
+    assert len(threaded.log) == 1
+
+
+def test_no_unit_of_work_is_open_while_a_request_is_on_its_way(
+    hub_postgres: Hub, httpserver: HTTPServer
+) -> None:
+    seen: list[int] = []
+
+    def look(request: Request) -> Response:
+        seen.append(hub_postgres.health().pool.in_use)
+        return Response("")
+
+    httpserver.expect_request("/").respond_with_handler(look)
+    add_webhook(hub_postgres, httpserver.url_for("/"))
+    publish(hub_postgres)
+    dispatcher(hub_postgres).run_once()
+    assert seen == [0]
+
+
+def test_no_secret_is_logged_or_shown(
+    hub: Hub, httpserver: HTTPServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    webhook = add_webhook(
+        hub,
+        httpserver.url_for("/hook?token=s3cr3t"),
+        config={"delivery": {"headers": {"Authorization": "Bearer s3cr3t"}}},
+    )
+    (secret,) = secrets_of(hub, webhook)
+    httpserver.expect_request("/hook").respond_with_data("", 500)
+    message = publish(hub)
+    dispatcher(hub).run_once()
+    ours = [r.getMessage() for r in caplog.records if r.name.startswith("integration_hub")]
+    told = " ".join([*ours, *map(repr, log_of(hub, message)), repr(webhook.config and webhook)])
+    assert secret not in told
+    assert "Bearer s3cr3t" not in told
+
+
+@pytest.mark.parametrize(
+    "delivery",
+    [
+        {"retries": [-1]},
+        {"retries": [True]},
+        {"retries": [1] * 51},
+        {"retries": "soon"},
+        {"headers": ["X"]},
+        {"headers": {"Webhook-Id": "x"}},
+        {"headers": {"X Y": "x"}},
+        {"headers": {"X": "a\nb"}},
+        {"headers": {"X": 1}},
+        {"timeout": 0},
+        {"timeout": 61},
+        {"max_concurrency": 0},
+        {"disabled_after": "long"},
+        {"retry": [1]},
+        [1],
+    ],
+)
+def test_the_options_of_a_webhook_are_checked(delivery: Any) -> None:
+    with pytest.raises(ValidationError) as refused:
+        WebhookFactory.build(config={"delivery": delivery})
+    assert refused.value.field.startswith("config.delivery")
+
+
+def test_a_dispatcher_is_told_of_messages_at_once(
+    hub_postgres_url: Any, httpserver: HTTPServer
+) -> None:
+    arrived = threading.Event()
+
+    def note(request: Request) -> Response:
+        arrived.set()
+        return Response("")
+
+    httpserver.expect_request("/").respond_with_handler(note)
+    with Hub.from_url(hub_postgres_url) as hub:
+        add_webhook(hub, httpserver.url_for("/"))
+        sender = dispatcher(hub, poll=600)
+        first = publish(hub)
+        working = threading.Thread(target=sender.run_forever)
+        working.start()
+        assert arrived.wait(30)
+        arrived.clear()
+        publish(hub)
+        assert arrived.wait(30)
+        sender.stop()
+        working.join(30)
+        assert not working.is_alive()
+        assert deliveries(hub, first)[0].status == "delivered"
+        with hub.unit_of_work(tenant=EVERY_TENANT) as uow:
+            assert uow.messages.counts()["delivered"] == 2  # type: ignore[index] # pyright: ignore[reportArgumentType]
