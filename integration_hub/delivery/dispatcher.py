@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -28,6 +28,7 @@ from integration_hub.domain.errors import (
     LeaseLost,
     ResponseTooLarge,
     StatusError,
+    StorageError,
     ValidationError,
 )
 from integration_hub.domain.result import Ok
@@ -109,6 +110,8 @@ class WebhookDispatcher:
             transport=UrllibTransport(limits=limits, tls=tls, guard=guard),
         )
         self._lock = threading.Lock()
+        self._told: deque[tuple[WebhookDelivery, AttemptOutcome]] = deque()
+        self._recording = threading.Lock()
         self._at: Counter[UUID] = Counter()
         self._webhooks: dict[UUID, Webhook] = {}
         threads = checked_count("concurrency", concurrency, least=1, most=1_000)
@@ -175,7 +178,7 @@ class WebhookDispatcher:
     def _deliver(self, sending: _Sending) -> None:
         try:
             self._make(sending)
-        except (LeaseLost, DeliveryNotFound) as error:
+        except (LeaseLost, DeliveryNotFound) as error:  # of what it gives back
             _LOG.warning("%s", error.message)
         finally:
             with self._lock:
@@ -190,8 +193,31 @@ class WebhookDispatcher:
         if self._workforce.is_stopping or waited + limit > self._lease.total_seconds():
             self._does(lambda uow: uow.messages.release(sending.delivery))
             return
-        outcome = self._sent(sending, options, limit)
-        self._does(lambda uow: uow.messages.record(sending.delivery, outcome))
+        self._told.append((sending.delivery, self._sent(sending, options, limit)))
+        self._record()
+
+    def _record(self) -> None:
+        """Store what came of attempts: one thread for all, while the others go on."""
+        while self._told and self._recording.acquire(blocking=False):
+            try:
+                self._record_all()
+            finally:
+                self._recording.release()
+
+    def _record_all(self) -> None:
+        made = [self._told.popleft() for _ in range(len(self._told))]
+        ids = {delivery.id for delivery, _ in made}
+
+        def record(uow: UnitOfWork) -> set[UUID]:
+            return {each.id for each in uow.messages.record_many(made)}
+
+        try:
+            recorded = repeated(self._hub, record, tenant=self._tenant, actor=self.worker)
+        except StorageError:
+            self._told.extendleft(reversed(made))  # for whoever records next
+            raise
+        for id in ids - recorded:
+            _LOG.warning("%s", LeaseLost(id, WebhookDelivery.KIND).message)
 
     def _does(self, act: Callable[[UnitOfWork], object]) -> None:
         repeated(self._hub, act, tenant=self._tenant, actor=self.worker)

@@ -17,6 +17,7 @@ from uuid import UUID
 from integration_hub.domain.aggregate import evolved
 from integration_hub.domain.errors import (
     DeliveryNotFound,
+    HubError,
     LeaseLost,
     MessageNotFound,
     SerializationConflict,
@@ -164,6 +165,12 @@ class MessageRepository(Protocol):
         """What came of an attempt. Raises `LeaseLost` where the delivery is another's by now."""
         ...
 
+    def record_many(
+        self, outcomes: Iterable[tuple[WebhookDelivery, AttemptOutcome]]
+    ) -> list[WebhookDelivery]:
+        """As `record`, for many at once; those that are another's by now are left out."""
+        ...
+
     def release(self, delivery: WebhookDelivery) -> WebhookDelivery:
         """Give a claim back: no attempt was made."""
         ...
@@ -222,6 +229,16 @@ class Waiting:
     webhook: Webhook
     is_troubled: bool
     since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """An attempt that was made, and what it makes of its delivery."""
+
+    before: WebhookDelivery
+    after: WebhookDelivery
+    outcome: AttemptOutcome
+    webhook: Webhook
 
 
 class _Uow(Protocol):
@@ -389,42 +406,52 @@ class MessagesLife:
     def release(self, delivery: WebhookDelivery) -> WebhookDelivery:
         self._uow.require_active()
         after = checked_delivery(delivery).released(self.clock.now())
-        return self._recorded(delivery, after, None)
+        if not self._finish(after, delivery, None):
+            raise self._not_ours(delivery)
+        return after
 
     def record(self, delivery: WebhookDelivery, outcome: AttemptOutcome) -> WebhookDelivery:
+        for after in self.record_many([(delivery, outcome)]):
+            return after
+        raise self._not_ours(delivery)
+
+    def record_many(
+        self, outcomes: Iterable[tuple[WebhookDelivery, AttemptOutcome]]
+    ) -> list[WebhookDelivery]:
         self._uow.require_active()
+        now = self.clock.now()
+        made = [self._made(delivery, outcome, now) for delivery, outcome in outcomes]
+        recorded = self._finish_many(made)
+        for each in made:
+            if each.before.id not in recorded:
+                continue
+            if not each.outcome.is_success:
+                self._in_trouble(each.webhook, each.outcome, now)
+            elif each.before.is_troubled:
+                self._well_again(each.webhook)
+        return [each.after for each in made if each.before.id in recorded]
+
+    @staticmethod
+    def _made(delivery: WebhookDelivery, outcome: AttemptOutcome, now: datetime) -> Made:
         webhook = checked_delivery(delivery).webhook
         if webhook is None:
             raise ValidationError("delivery", delivery.id, "must be one that a claim gave")
-        now = self.clock.now()
-        options = DeliveryOptions.of(webhook)
-        after = (
-            delivery.delivered(now)
-            if outcome.is_success
-            else delivery.failed(now, outcome.wait(delivery, options.retries))
-        )
-        self._recorded(delivery, after, outcome.attempt(delivery))
-        if not outcome.is_success:
-            self._in_trouble(webhook, outcome, now, options)
-        elif delivery.is_troubled:
-            self._well_again(webhook)
-        return after
+        if outcome.is_success:
+            after = delivery.delivered(now)
+        else:
+            wait = outcome.wait(delivery, DeliveryOptions.of(webhook).retries)
+            after = delivery.failed(now, wait)
+        return Made(delivery, after, outcome, webhook)
 
-    def _recorded(
-        self, before: WebhookDelivery, after: WebhookDelivery, attempt: WebhookAttempt | None
-    ) -> WebhookDelivery:
-        if not self._finish(after, before, attempt):
-            if self._delivery(before.id) is None:
-                raise DeliveryNotFound(before.id)
-            raise LeaseLost(before.id, before.KIND)
-        return after
+    def _not_ours(self, delivery: WebhookDelivery) -> HubError:
+        if self._delivery(delivery.id) is None:
+            return DeliveryNotFound(delivery.id)
+        return LeaseLost(delivery.id, delivery.KIND)
 
-    def _in_trouble(
-        self, known: Webhook, outcome: AttemptOutcome, now: datetime, options: DeliveryOptions
-    ) -> None:
+    def _in_trouble(self, known: Webhook, outcome: AttemptOutcome, now: datetime) -> None:
         health = self._count_failure(known, now, outcome.throttled_until(now))
         since = health.failing_since or now
-        is_long = now - since >= options.disabled_after
+        is_long = now - since >= DeliveryOptions.of(known).disabled_after
         if not (outcome.is_gone or is_long or health.failures >= FAILING_AFTER):
             return
         webhook = self._uow.webhooks.get(known.id)
@@ -508,6 +535,14 @@ class MessagesLife:
     ) -> bool:
         """Change a delivery that is still as it was, and log the attempt; whether it was."""
         raise AssertionError(type(self).__name__)
+
+    def _finish_many(self, made: list[Made]) -> set[UUID]:
+        """As `_finish`, with an attempt for each; gives the ids of those that were as before."""
+        return {
+            each.before.id
+            for each in made
+            if self._finish(each.after, each.before, each.outcome.attempt(each.before))
+        }
 
     def _open_failed(self, webhook: Webhook, since: datetime | None, now: datetime) -> int:
         raise AssertionError(type(self).__name__)

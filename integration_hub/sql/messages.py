@@ -44,7 +44,7 @@ from integration_hub.domain.webhook_message import (
     WebhookHealth,
     WebhookMessage,
 )
-from integration_hub.ports.messages import OLDEST_FIRST, MessagesLife, Waiting
+from integration_hub.ports.messages import OLDEST_FIRST, Made, MessagesLife, Waiting
 from integration_hub.ports.query import WebhookFilter
 from integration_hub.ports.unit_of_work import EveryTenant
 from integration_hub.sql.filtering import asked
@@ -113,6 +113,23 @@ _PUT_DELIVERIES = """
 INSERT INTO webhook_deliveries ({names})
 SELECT {names} FROM json_to_recordset(CAST(:rows AS json)) AS r({typed})
 ON CONFLICT DO NOTHING
+"""
+
+
+_FINISH_MANY = """
+WITH made AS (
+    SELECT * FROM json_to_recordset(CAST(:made AS json)) AS m({typed})
+), locked AS (
+    SELECT d.id FROM webhook_deliveries d JOIN made m ON m.id = d.id AND m.was = d.version
+    ORDER BY d.id FOR UPDATE OF d  -- all in one order, or two could wait for each other
+), done AS (
+    UPDATE webhook_deliveries d SET {changes}
+    FROM made m JOIN locked l ON l.id = m.id WHERE d.id = m.id RETURNING d.id
+), logged AS (
+    INSERT INTO webhook_attempts ({columns})
+    SELECT {values} FROM made m JOIN done USING (id)
+)
+SELECT id FROM done
 """
 
 
@@ -259,16 +276,25 @@ class MessageStatements:
         return Prepared(update(_DELIVERIES).where(row).values(values))
 
     @cached_property
-    def finish_and_log(self) -> Prepared:
-        """Postgres: both in one statement; the attempt only if the delivery was as it was."""
-        finish = self.finish.statement
-        done = finish.returning(_DELIVERIES.c.id).cte("done")  # type: ignore[attr-defined]
-        values = [
-            bindparam(f"attempt_{each.name}", type_=each.type).label(each.name)
-            for each in _ATTEMPTS.columns
+    def finish_many(self) -> Prepared:
+        """Postgres: from a JSON array of deliveries, each with its attempt; both are changed in one
+        statement, the attempt only if the delivery was as it was.
+        """
+        changes = {name: _DELIVERIES.c[name] for name in _CHANGES}
+        typed = [
+            f"id {_type(_DELIVERIES.c.id)}",
+            "was integer",
+            *(f"{name} {_type(each)}" for name, each in changes.items()),
+            *(f"attempt_{each.name} {_type(each)}" for each in _ATTEMPTS.columns),
         ]
-        row = select(*values).select_from(done)
-        return Prepared(insert(_ATTEMPTS).from_select(list(ATTEMPTS.columns), row))
+        sql = _FINISH_MANY.format(
+            typed=", ".join(typed),
+            changes=", ".join(f"{name} = m.{name}" for name in changes),
+            columns=", ".join(ATTEMPTS.columns),
+            values=", ".join(f"m.attempt_{name}" for name in ATTEMPTS.columns),
+        )
+        statement = text(sql).bindparams(bindparam("made", type_=Text))
+        return Prepared(statement.columns(column("id", _DELIVERIES.c.id.type)))
 
     def _open_failed(self, *, dated: bool) -> Prepared:
         of = bindparam("of_webhook", type_=_DELIVERIES.c.webhook_id.type)
@@ -516,15 +542,20 @@ class PostgresMessageRepository(SqlMessageRepository):
         rows = self._uow.rows(self.STATEMENTS.take, values)
         return [_both(row) for row in sorted(rows, key=_due_before)]
 
-    def _finish(
-        self, after: WebhookDelivery, before: WebhookDelivery, attempt: WebhookAttempt | None
-    ) -> bool:
-        if attempt is None:
-            return super()._finish(after, before, attempt)
-        values = DELIVERIES.picked(after, ("id", *_CHANGES), "new_")
-        values["was"] = before.version
-        values.update(ATTEMPTS.picked(attempt, ATTEMPTS.columns, "attempt_"))
-        return self._uow.touch(self.STATEMENTS.finish_and_log, values) == 1
+    def _finish_many(self, made: list[Made]) -> set[UUID]:
+        rows = [
+            {
+                **DELIVERIES.picked(each.after, ("id", *_CHANGES), ""),
+                "was": each.before.version,
+                **ATTEMPTS.picked(each.outcome.attempt(each.before), ATTEMPTS.columns, "attempt_"),
+            }
+            for each in made
+        ]
+        if not rows:
+            return set()
+        self._uow.begun()
+        given = {"made": json.dumps(rows, default=str)}
+        return {row[0] for row in self._uow.rows(self.STATEMENTS.finish_many, given)}
 
 
 def _due_before(row: Any) -> Any:

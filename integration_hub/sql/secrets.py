@@ -10,8 +10,9 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
-from sqlalchemy import Integer, Table, bindparam, delete, insert, select, tuple_, update
+from sqlalchemy import Integer, Table, any_, bindparam, delete, insert, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from integration_hub.domain.webhook_secret import WebhookSecret
 from integration_hub.ports.messages import InboxLife, SecretsLife
@@ -31,6 +32,7 @@ _INSERTS: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.in
 class SqlSecretRepository(SecretsLife):
     """Secrets in a table."""
 
+    OF: ClassVar[Prepared]
     _uow: SqlUnitOfWork
 
     def __init__(self, uow: SqlUnitOfWork) -> None:
@@ -38,8 +40,8 @@ class SqlSecretRepository(SecretsLife):
         self.clock = uow.clock
 
     def _all_of(self, webhook_ids: list[UUID]) -> list[WebhookSecret]:
-        found = select(_SECRETS).where(_SECRETS.c.webhook_id.in_(webhook_ids))
-        return [SECRETS.load(row) for row in self._uow.read(found)]
+        rows = self._uow.rows(self.OF, {"webhook_ids": webhook_ids})
+        return [SECRETS.load(row) for row in rows]
 
     def _put(self, secret: WebhookSecret) -> None:
         self._uow.touch(_PUT_SECRET, SECRETS.parameters(secret))
@@ -47,6 +49,20 @@ class SqlSecretRepository(SecretsLife):
     def _expire(self, webhook_ids: list[UUID], until: datetime) -> None:
         for id in webhook_ids:
             self._uow.touch(_EXPIRE, {"of_webhook": id, "until": until})
+
+
+class PostgresSecretRepository(SqlSecretRepository):
+    """Secrets on Postgres."""
+
+    _IDS = bindparam("webhook_ids", type_=ARRAY(_SECRETS.c.webhook_id.type))
+    OF = Prepared(select(_SECRETS).where(_SECRETS.c.webhook_id == any_(_IDS)))
+
+
+class SqliteSecretRepository(SqlSecretRepository):
+    """Secrets on SQLite."""
+
+    _IDS = bindparam("webhook_ids", type_=_SECRETS.c.webhook_id.type, expanding=True)
+    OF = Prepared(select(_SECRETS).where(_SECRETS.c.webhook_id.in_(_IDS)))
 
 
 _PUT_SECRET = Prepared(

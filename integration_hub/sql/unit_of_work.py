@@ -43,8 +43,10 @@ from integration_hub.sql.messages import (
 from integration_hub.sql.prepared import Prepared
 from integration_hub.sql.secrets import (
     PostgresInboxRepository,
+    PostgresSecretRepository,
     SqlInboxRepository,
     SqliteInboxRepository,
+    SqliteSecretRepository,
     SqlSecretRepository,
 )
 from integration_hub.sql.sync_runs import (
@@ -69,6 +71,7 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
     SYNC_JOBS: ClassVar[type[SqlSyncJobRepository]]
     SYNC_RUNS: ClassVar[type[SqlSyncRunRepository]]
     MESSAGES: ClassVar[type[SqlMessageRepository]]
+    SECRETS: ClassVar[type[SqlSecretRepository]]
     INBOX: ClassVar[type[SqlInboxRepository]]
 
     def __init__(
@@ -93,7 +96,7 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         self.sync_jobs = self.SYNC_JOBS(self)
         self.sync_runs = self.SYNC_RUNS(self)
         self.messages = self.MESSAGES(self)
-        self.secrets = SqlSecretRepository(self)
+        self.secrets = self.SECRETS(self)
         self.inbox = self.INBOX(self)
 
     def __enter__(self) -> Self:
@@ -293,6 +296,7 @@ class PostgresUnitOfWork(SqlUnitOfWork):
     SYNC_JOBS = PostgresSyncJobRepository
     SYNC_RUNS = PostgresSyncRunRepository
     MESSAGES = PostgresMessageRepository
+    SECRETS = PostgresSecretRepository
     INBOX = PostgresInboxRepository
 
     def _tell(self, connection: Connection | None) -> None:
@@ -309,4 +313,5 @@ class SqliteUnitOfWork(SqlUnitOfWork):
     SYNC_JOBS = SqliteSyncJobRepository
     SYNC_RUNS = SqliteSyncRunRepository
     MESSAGES = SqliteMessageRepository
+    SECRETS = SqliteSecretRepository
     INBOX = SqliteInboxRepository

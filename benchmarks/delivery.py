@@ -1,0 +1,177 @@
+"""How many messages are published, and how many are delivered, in a second.
+
+The receiver is a process of its own on the loopback, which reads a request and answers 204. It is
+sent to by a dispatcher (everything stored: claims, attempts, states), and by a loop of plain
+`requests.post` with one Session per thread, in as many threads, with nothing stored.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import socket
+import statistics
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import requests
+from harness import table
+from sqlalchemy import URL
+
+from integration_hub import Hub, Integration, Webhook, WebhookDispatcher
+from integration_hub.testing.postgres import temporary_database
+
+THREADS = 16
+MESSAGES = 2_000
+ENDPOINTS = 4
+ROUNDS = 5
+WANTED = 0.5  # of the plain loop
+DATA = {"id": 12_345, "amount": "99.50", "currency": "EUR", "lines": list(range(20))}
+
+
+def _answer(connection: socket.socket) -> None:
+    """Requests of a connection, one after the other, each with a Content-Length."""
+    with connection:
+        rest = b""
+        while True:
+            while b"\r\n\r\n" not in rest:
+                more = connection.recv(65_536)
+                if not more:
+                    return
+                rest += more
+            head, _, rest = rest.partition(b"\r\n\r\n")
+            length = next(
+                int(line.partition(b":")[2])
+                for line in head.split(b"\r\n")
+                if line.lower().startswith(b"content-length:")
+            )
+            while len(rest) < length:
+                rest += connection.recv(65_536)
+            rest = rest[length:]
+            connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+
+def _serve(ports: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as server:
+        ports.put(server.getsockname()[1])
+        with ThreadPoolExecutor(256) as pool:
+            while True:
+                connection, _ = server.accept()
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                pool.submit(_answer, connection)
+
+
+@contextmanager
+def receiver() -> Iterator[str]:
+    context = multiprocessing.get_context("spawn")
+    ports = context.Queue()
+    process = context.Process(target=_serve, args=(ports,), daemon=True)
+    process.start()
+    try:
+        yield f"http://127.0.0.1:{ports.get(timeout=60)}"
+    finally:
+        process.terminate()
+        process.join()
+
+
+def subscribe(hub: Hub, url: str) -> None:
+    with hub.unit_of_work() as uow:
+        parent = uow.integrations.add(Integration(name="CRM", type="crm", status="active"))
+        config = {"delivery": {"max_concurrency": THREADS}}
+        for number in range(ENDPOINTS):
+            hook = Webhook(
+                integration_id=parent.id,
+                name=f"w{number}",
+                url=f"{url}/{number}",
+                events=[f"kind{number}.*"],
+                config=config,
+            )
+            uow.webhooks.add(hook)
+        uow.commit()
+
+
+def publish(hub: Hub) -> float:
+    """Each in a unit of work of its own, by one thread; seconds."""
+    start = time.perf_counter()
+    for number in range(MESSAGES):
+        with hub.unit_of_work() as uow:
+            uow.messages.publish(f"kind{number % ENDPOINTS}.made", DATA)
+            uow.commit()
+    return time.perf_counter() - start
+
+
+def deliver(hub: Hub) -> float:
+    """All that were published; seconds."""
+    sender = WebhookDispatcher(
+        hub, concurrency=THREADS, per_host=THREADS * 4, allow_private_addresses=True, poll=0.05
+    )
+    start = time.perf_counter()
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(sender.run_forever)
+        while _open(hub):
+            time.sleep(0.02)
+        took = time.perf_counter() - start
+        sender.stop()
+        done.result()
+    return took
+
+
+def _open(hub: Hub) -> int:
+    with hub.unit_of_work() as uow:
+        counts = uow.messages.counts()
+    assert not counts[_FAILED]
+    return counts[_PENDING] + counts[_DELIVERING]
+
+
+_FAILED, _PENDING, _DELIVERING = "failed", "pending", "delivering"
+
+
+def post(url: str, payload: bytes) -> float:
+    """As many requests by plain `requests`, in as many threads; seconds."""
+
+    def work(_: int) -> None:
+        with requests.Session() as session:
+            for number in range(MESSAGES // THREADS):
+                answer = session.post(
+                    f"{url}/{number % ENDPOINTS}",
+                    data=payload,
+                    headers={"Content-Type": "application/json"},
+                    timeout=15,
+                )
+                assert answer.status_code == 204
+
+    start = time.perf_counter()
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(work, range(THREADS)))
+    return time.perf_counter() - start
+
+
+def run(server: URL) -> str:
+    """The table, in Markdown."""
+    published, delivered, posted = [], [], []
+    with receiver() as url, temporary_database(server) as database, Hub.from_url(database) as hub:
+        hub.schema.upgrade()
+        subscribe(hub, url)
+        with hub.unit_of_work() as uow:
+            payload = uow.messages.publish("sample.made", DATA).payload
+        for _ in range(ROUNDS):
+            published.append(publish(hub))
+            delivered.append(deliver(hub))
+            posted.append(post(url, payload))
+    ratio = statistics.median(plain / ours for plain, ours in zip(posted, delivered, strict=True))
+    heads = ["", "a second"]
+    verdict = f"{ratio:.2f} of plain; wanted {WANTED}: {'met' if ratio >= WANTED else 'missed'}"
+    return table(
+        heads,
+        [
+            ["published, each in a transaction of its own, one thread", _rate(published)],
+            [f"delivered, {THREADS} threads, all stored", f"{_rate(delivered)} ({verdict})"],
+            [f"plain requests.post, {THREADS} threads, nothing stored", _rate(posted)],
+        ],
+    )
+
+
+def _rate(times: list[float]) -> str:
+    return f"{MESSAGES / statistics.median(times):,.0f}"
