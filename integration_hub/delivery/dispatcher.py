@@ -206,18 +206,19 @@ class WebhookDispatcher:
 
     def _record_all(self) -> None:
         made = [self._told.popleft() for _ in range(len(self._told))]
-        ids = {delivery.id for delivery, _ in made}
 
-        def record(uow: UnitOfWork) -> set[UUID]:
-            return {each.id for each in uow.messages.record_many(made)}
+        def record(uow: UnitOfWork) -> list[WebhookDelivery]:
+            return uow.messages.record_many(made)
 
         try:
             recorded = repeated(self._hub, record, tenant=self._tenant, actor=self.worker)
         except StorageError:
             self._told.extendleft(reversed(made))  # for whoever records next
             raise
-        for id in ids - recorded:
-            _LOG.warning("%s", LeaseLost(id, WebhookDelivery.KIND).message)
+        ours = {(each.id, each.attempt_count) for each in recorded}
+        for delivery, _ in made:
+            if (delivery.id, delivery.attempt_count) not in ours:
+                _LOG.warning("%s", LeaseLost(delivery.id, delivery.KIND).message)
 
     def _does(self, act: Callable[[UnitOfWork], object]) -> None:
         repeated(self._hub, act, tenant=self._tenant, actor=self.worker)

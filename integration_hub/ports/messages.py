@@ -240,6 +240,11 @@ class Made:
     outcome: AttemptOutcome
     webhook: Webhook
 
+    @property
+    def key(self) -> tuple[UUID, int]:
+        """Which claim of which delivery it was."""
+        return self.before.id, self.before.version
+
 
 class _Uow(Protocol):
     """What the life of messages needs of its unit of work."""
@@ -423,13 +428,13 @@ class MessagesLife:
         made = [self._made(delivery, outcome, now) for delivery, outcome in outcomes]
         recorded = self._finish_many(made)
         for each in made:
-            if each.before.id not in recorded:
+            if each.key not in recorded:
                 continue
             if not each.outcome.is_success:
                 self._in_trouble(each.webhook, each.outcome, now)
             elif each.before.is_troubled:
                 self._well_again(each.webhook)
-        return [each.after for each in made if each.before.id in recorded]
+        return [each.after for each in made if each.key in recorded]
 
     @staticmethod
     def _made(delivery: WebhookDelivery, outcome: AttemptOutcome, now: datetime) -> Made:
@@ -536,10 +541,13 @@ class MessagesLife:
         """Change a delivery that is still as it was, and log the attempt; whether it was."""
         raise AssertionError(type(self).__name__)
 
-    def _finish_many(self, made: list[Made]) -> set[UUID]:
-        """As `_finish`, with an attempt for each; gives the ids of those that were as before."""
+    def _finish_many(self, made: list[Made]) -> set[tuple[UUID, int]]:
+        """As `_finish`, with an attempt for each; gives the `key` of those that were as before.
+
+        One delivery may be there twice, where its lease was lost and it was claimed again.
+        """
         return {
-            each.before.id
+            each.key
             for each in made
             if self._finish(each.after, each.before, each.outcome.attempt(each.before))
         }

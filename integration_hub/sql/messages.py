@@ -120,16 +120,16 @@ _FINISH_MANY = """
 WITH made AS (
     SELECT * FROM json_to_recordset(CAST(:made AS json)) AS m({typed})
 ), locked AS (
-    SELECT d.id FROM webhook_deliveries d JOIN made m ON m.id = d.id AND m.was = d.version
+    SELECT d.id, m.was FROM webhook_deliveries d JOIN made m ON m.id = d.id AND m.was = d.version
     ORDER BY d.id FOR UPDATE OF d  -- all in one order, or two could wait for each other
 ), done AS (
     UPDATE webhook_deliveries d SET {changes}
-    FROM made m JOIN locked l ON l.id = m.id WHERE d.id = m.id RETURNING d.id
+    FROM made m JOIN locked l USING (id, was) WHERE d.id = m.id RETURNING d.id, m.was
 ), logged AS (
     INSERT INTO webhook_attempts ({columns})
-    SELECT {values} FROM made m JOIN done USING (id)
+    SELECT {values} FROM made m JOIN done USING (id, was)
 )
-SELECT id FROM done
+SELECT id, was FROM done
 """
 
 
@@ -294,7 +294,8 @@ class MessageStatements:
             values=", ".join(f"m.attempt_{name}" for name in ATTEMPTS.columns),
         )
         statement = text(sql).bindparams(bindparam("made", type_=Text))
-        return Prepared(statement.columns(column("id", _DELIVERIES.c.id.type)))
+        id = column("id", _DELIVERIES.c.id.type)
+        return Prepared(statement.columns(id, column("was", Integer)))
 
     def _open_failed(self, *, dated: bool) -> Prepared:
         of = bindparam("of_webhook", type_=_DELIVERIES.c.webhook_id.type)
@@ -542,7 +543,7 @@ class PostgresMessageRepository(SqlMessageRepository):
         rows = self._uow.rows(self.STATEMENTS.take, values)
         return [_both(row) for row in sorted(rows, key=_due_before)]
 
-    def _finish_many(self, made: list[Made]) -> set[UUID]:
+    def _finish_many(self, made: list[Made]) -> set[tuple[UUID, int]]:
         rows = [
             {
                 **DELIVERIES.picked(each.after, ("id", *_CHANGES), ""),
@@ -555,7 +556,7 @@ class PostgresMessageRepository(SqlMessageRepository):
             return set()
         self._uow.begun()
         given = {"made": json.dumps(rows, default=str)}
-        return {row[0] for row in self._uow.rows(self.STATEMENTS.finish_many, given)}
+        return {(row[0], row[1]) for row in self._uow.rows(self.STATEMENTS.finish_many, given)}
 
 
 def _due_before(row: Any) -> Any:

@@ -447,6 +447,31 @@ class MessageContract:
         found = self.does(hub, lambda uow: uow.messages.of_webhook(webhook.id, status="failed"))
         assert found == [failed]
 
+    def test_many_outcomes_are_recorded_at_once_and_none_for_another(
+        self, hub: Hub, parent: Integration, hub_clock: ManualClock
+    ) -> None:
+        self.add_webhook(hub, parent)
+        for number in range(3):
+            self.publish(hub, data=number)
+        first = self.claim(hub)
+        hub_clock.advance(LEASE)
+        (again,) = self.claim(hub, limit=1)
+        began = hub_clock.now()
+        outcomes = [
+            (each, AttemptOutcome(started_at=began, status=status))
+            for each, status in zip([*first, again], (200, 500, 204, 201), strict=True)
+        ]
+        recorded = self.does(hub, lambda uow: uow.messages.record_many(outcomes))
+        assert [(each.id, each.status) for each in recorded] == [
+            (first[1].id, "pending"),
+            (first[2].id, "delivered"),
+            (again.id, "delivered"),
+        ]
+        assert again.id == first[0].id
+        log = self.does(hub, self.asked("attempts", again.id))
+        assert [(each.number, each.response_status) for each in log] == [(1, None), (2, 201)]
+        assert self.does(hub, lambda uow: uow.messages.record_many([])) == []
+
     def test_what_must_not_be_tried_again_is_not(
         self, hub: Hub, parent: Integration, hub_clock: ManualClock
     ) -> None:
