@@ -6,13 +6,18 @@ May import everything below the command line.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy import URL
 
+from integration_hub.delivery import WebhookDispatcher, verify
 from integration_hub.domain.errors import DuplicateName
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.schedule import Schedule
@@ -126,6 +131,42 @@ class Demo:
         expect("the job", (job.status, job.checkpoint), ("completed", "page 5"))
         return "a sync failed, was tried again, took up at page 2 and succeeded"
 
+    def deliver(self) -> str:
+        """To a receiver of the demo's own, which is down for the first two attempts."""
+        with receiver(failures=2) as told:
+            with self.hub.unit_of_work(tenant=TENANT) as uow:
+                crm = uow.integrations.get_by_name("Acme CRM")
+                billing = uow.webhooks.get_by_name("billing", crm.id)
+                quick = {"delivery": {"retries": [0.1, 0.1]}}
+                hook = replace(billing, url=told.url, config=quick, events=["invoice.paid"])
+                uow.webhooks.save(hook)
+                (secret,) = uow.secrets.of(billing.id)
+                audit = uow.webhooks.get_by_name("audit", crm.id)
+                uow.webhooks.save(audit.pause(datetime.now(UTC)))
+                message = uow.messages.publish("invoice.paid", {"id": 7, "total": "99.50"})
+                uow.commit()
+            sender = WebhookDispatcher(
+                self.hub, allow_networks=["127.0.0.1"], tenant=TENANT, poll=0.05, worker="demo"
+            )
+            sending = threading.Thread(target=sender.run_forever)
+            sending.start()
+            is_told = told.accepted.wait(20)
+            sender.stop()
+            sending.join()
+        expect("the receiver was told", is_told, True)
+        ids = {verify(secret.secret, headers, body) for headers, body in told.requests}
+        expect("ids, by verified signatures", ids, {message.message_id})
+        with self.hub.unit_of_work(tenant=TENANT) as uow:
+            (delivery, *_) = uow.messages.of_webhook(billing.id)
+            log = uow.messages.attempts(delivery.id)
+        table = Table("attempt", "status", "answer", title=f"{message.message_id} to {hook.name}")
+        for each in log:
+            table.add_row(str(each.number), str(each.response_status), each.response_body)
+        self.console.print(table)
+        expect("the answers", [each.response_status for each in log], [503, 503, 200])
+        expect("the delivery", delivery.status, "delivered")
+        return "a webhook was told in the transaction's wake, at the third attempt, signed"
+
     def cascade(self) -> str:
         with self.hub.unit_of_work(tenant=TENANT) as uow:
             uow.integrations.remove(uow.integrations.get_by_name("Acme CRM").id)
@@ -142,6 +183,46 @@ class Demo:
         return f"healthy: {found.database_version}, {took}, schema {found.schema.current}"
 
 
+class Receiver:
+    """What a receiver has been told, and where it is."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.requests: list[tuple[dict[str, str], bytes]] = []
+        self.accepted = threading.Event()
+
+
+@contextmanager
+def receiver(*, failures: int) -> Iterator[Receiver]:
+    """A server on the loopback that answers 503 a few times, and then accepts."""
+    found = Receiver()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            found.requests.append((dict(self.headers.items()), body))
+            is_down = len(found.requests) <= failures
+            self.send_response(503 if is_down else 200)
+            self.end_headers()
+            self.wfile.write(b"down for maintenance" if is_down else b"thank you")
+            if not is_down:
+                found.accepted.set()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """The demo tells by itself what it does."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    found.url = f"http://127.0.0.1:{server.server_address[1]}/hooks"
+    serving = threading.Thread(target=server.serve_forever)
+    serving.start()
+    try:
+        yield found
+    finally:
+        server.shutdown()
+        server.server_close()
+        serving.join()
+
+
 STEPS: tuple[Step, ...] = (
     Demo.upgrade,
     Demo.store,
@@ -149,6 +230,7 @@ STEPS: tuple[Step, ...] = (
     Demo.rename,
     Demo.roll_back,
     Demo.sync,
+    Demo.deliver,
     Demo.cascade,
     Demo.health,
 )

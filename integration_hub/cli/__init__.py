@@ -14,12 +14,14 @@ from rich.text import Text
 from integration_hub.cli.db import db
 from integration_hub.cli.shared import Url, console, problems
 from integration_hub.cli.sync import sync
+from integration_hub.cli.webhooks import webhooks
 from integration_hub.demo import run_demo
 from integration_hub.domain.errors import HubError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(db, name="db")
 app.add_typer(sync, name="sync")
+app.add_typer(webhooks, name="webhooks")
 
 
 def main() -> None:

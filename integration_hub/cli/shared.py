@@ -6,7 +6,7 @@ May import everything.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import Annotated
@@ -19,7 +19,7 @@ from rich.text import Text
 
 from integration_hub.domain.errors import ValidationError
 from integration_hub.hub import Hub
-from integration_hub.ports.unit_of_work import EVERY_TENANT, Tenant
+from integration_hub.ports.unit_of_work import EVERY_TENANT, Tenant, UnitOfWork
 from integration_hub.settings import settings_of_the_environment
 
 console = Console()
@@ -33,6 +33,7 @@ Url = Annotated[
 TenantName = Annotated[
     str | None, typer.Option("--tenant", help="Of one tenant; of every one, if left out.")
 ]
+PRUNED_AT_ONCE = 1_000
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
@@ -91,3 +92,15 @@ def _words(value: object) -> str:
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"
     return f"{value.total_seconds():.3g} s" if isinstance(value, timedelta) else str(value)
+
+
+def in_batches(hub: Hub, tenant: Tenant, prune: Callable[[UnitOfWork], int]) -> int:
+    """Prune, each batch in a unit of work of its own; gives how much it was in all."""
+    total = 0
+    while True:
+        with hub.unit_of_work(tenant=tenant) as uow:
+            count = prune(uow)
+            uow.commit()
+        total += count
+        if count < PRUNED_AT_ONCE:
+            return total

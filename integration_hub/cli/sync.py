@@ -18,11 +18,13 @@ from uuid import UUID
 import typer
 
 from integration_hub.cli.shared import (
+    PRUNED_AT_ONCE,
     TenantName,
     Url,
     chosen,
     console,
     duration,
+    in_batches,
     listed,
     opened,
     show,
@@ -34,7 +36,6 @@ from integration_hub.ports.unit_of_work import UnitOfWork
 from integration_hub.sync import Handler, SyncRunner
 
 sync = typer.Typer(no_args_is_help=True, help="Sync jobs: run them, and see what came of it.")
-_PRUNED_AT_ONCE = 1_000
 _SHOWN = 50
 _RUNNING = {
     "tenant": "tenant",
@@ -170,15 +171,10 @@ def prune(
 ) -> None:
     """Forget ended runs, in batches that hold nobody up."""
     before = datetime.now(UTC) - duration("--older-than", older_than)
-    total = 0
     with opened(url) as hub:
-        while True:
-            with hub.unit_of_work(tenant=chosen(tenant)) as uow:
-                gone = uow.sync_runs.prune(before, limit=_PRUNED_AT_ONCE)
-                uow.commit()
-            total += gone
-            if gone < _PRUNED_AT_ONCE:
-                break
+        total = in_batches(
+            hub, chosen(tenant), lambda uow: uow.sync_runs.prune(before, limit=PRUNED_AT_ONCE)
+        )
     console.print(f"{total} runs forgotten", highlight=False)
 
 

@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from pytest_httpserver import HTTPServer
 
-from integration_hub import Hub, Integration, Schedule, SyncJob, cli
+from integration_hub import Hub, Integration, Schedule, SyncJob, Webhook, cli
 
 HEAD = "hub_0004"
 
@@ -250,8 +251,85 @@ def test_a_worker_process_gives_back_its_job_at_sigterm(jobs: Path, url: str) ->
     assert (ended.status, ended.error_code) == ("cancelled", "released")
 
 
+def test_messages_are_delivered_and_looked_after_from_the_shell(
+    url: str,
+    httpserver: HTTPServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def told(*arguments: str) -> str:
+        assert run(monkeypatch, "webhooks", *arguments) == 0
+        return capsys.readouterr().out
+
+    monkeypatch.setenv("HUB_DATABASE_URL", url)
+    httpserver.expect_ordered_request("/").respond_with_data("gone [away]", 410)
+    httpserver.expect_ordered_request("/").respond_with_data("thank you", 200)
+    with Hub.from_url(url) as hub:
+        hub.schema.upgrade()
+        with hub.unit_of_work() as uow:
+            parent = uow.integrations.add(Integration(name="CRM", type="crm", status="active"))
+            hook = uow.webhooks.add(
+                Webhook(
+                    integration_id=parent.id,
+                    name="w",
+                    url=httpserver.url_for("/").replace("localhost", "127.0.0.1"),
+                    events=["*"],
+                )
+            )
+            message = uow.messages.publish("invoice.paid", {})
+            (delivery,) = uow.messages.deliveries(message.id)
+            uow.commit()
+        assert "1 attempts" in told("dispatch", "--once", "--allow-network", "127.0.0.0/8")
+        status = told("status")
+        assert re.search(r"failed\W+1\b", status)
+        assert str(hook.id) in status
+        assert "disabled" in status
+        assert str(delivery.id) in told("deliveries", str(hook.id), "--status", "failed")
+        assert "[away]" in told("attempts", str(delivery.id))
+        with hub.unit_of_work() as uow:
+            uow.webhooks.save(uow.webhooks.get(hook.id).resume(datetime.now(UTC)))
+            uow.commit()
+        assert "1 to be sent again" in told("replay", "--failed-of", str(hook.id), "--since", "1h")
+        assert "1 attempts" in told("dispatch", "--once", "--allow-private", "--tenant", "default")
+        assert "thank you" in told("attempts", str(delivery.id))
+        assert "1 to be sent again" in told("replay", str(delivery.id))
+        # What is forgotten is the word of the webhook's disablement, for which nobody listens.
+        assert "1 messages and 0 of the inbox" in told("prune", "--older-than", "0s")
+        with hub.unit_of_work() as uow:
+            uow.messages.cancel(delivery.id)
+            uow.inbox.accept("m1")
+            uow.commit()
+        assert "1 messages and 1 of the inbox" in told("prune", "--older-than", "0s")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["replay"], "--failed-of"),
+        (["replay", "x", "--failed-of", "y"], "--failed-of"),
+        (["attempts", "7"], "must be an id"),
+        (["attempts", "00000000-0000-7000-8000-000000000007"], "no delivery with id"),
+        (["dispatch", "--allow-network", "inside"], "must be a network"),
+    ],
+)
+def test_what_is_wrong_with_a_webhooks_command_is_one_line(
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    words: str,
+) -> None:
+    monkeypatch.setenv("HUB_DATABASE_URL", url)
+    run(monkeypatch, "db", "upgrade")
+    capsys.readouterr()
+    assert run(monkeypatch, "webhooks", *arguments) == 1
+    said = capsys.readouterr().err
+    assert words in said
+    assert len(said.strip().splitlines()) == 1
+
+
 def test_the_command_is_installed_and_explains_itself() -> None:
     command = Path(sys.executable).with_name("integration-hub")
     done = subprocess.run([command, "--help"], capture_output=True, text=True, check=True)
-    for word in ("demo", "db", "sync"):
+    for word in ("demo", "db", "sync", "webhooks"):
         assert word in done.stdout

@@ -17,6 +17,8 @@ from integration_hub import (
     SyncJobFilter,
     WebhookFilter,
 )
+from integration_hub.domain.aggregate import evolved
+from integration_hub.domain.values import new_id
 from integration_hub.ports.query import NEWEST_FIRST, Cursor
 from integration_hub.testing.postgres import temporary_database
 
@@ -39,7 +41,17 @@ RUNS = (
     " 'succeeded' END, 'w', created_at, created_at, created_at, CASE WHEN name LIKE '%%99' THEN NULL"
     " ELSE created_at END, 0, 1 FROM sync_jobs"
 )
-INSTEAD = {"the claim": "ix_sync_jobs_due"}
+INSTEAD = {
+    "the claim": "ix_sync_jobs_due",
+    "deliveries that are due": "ix_webhook_deliveries_open",
+    "deliveries that are taken": "ix_webhook_deliveries_open",
+}
+#: Which of a call's statements it is, where that is not the first.
+STATEMENT = {
+    "uq_webhook_deliveries_message_id_webhook_id": 1,
+    "uq_webhook_messages_tenant_id_idempotency_key": 2,
+    "ix_webhook_attempts_delivery_id_number": 1,
+}
 ID = "('00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid"
 FILL = (
     (
@@ -60,6 +72,19 @@ FILL = (
         f" FROM generate_series(1, {ROWS}) n"
     ),
     RUNS,
+    (
+        "INSERT INTO webhook_messages (id, tenant_id, event_type, payload, occurred_at, idempotency_key, is_fanned_out, version)"
+        " SELECT id, tenant_id, 'a.b', 'x', created_at, name, true, 1 FROM webhooks"
+    ),
+    (
+        "INSERT INTO webhook_deliveries (id, tenant_id, message_id, webhook_id, created_at, status, attempt_count, next_attempt_at, finished_at, retries_used, version)"
+        " SELECT id, tenant_id, id, id, created_at, CASE WHEN name LIKE '%%99' THEN 'pending' ELSE 'delivered' END, 1,"
+        " CASE WHEN name LIKE '%%99' THEN created_at END, CASE WHEN name LIKE '%%99' THEN NULL ELSE created_at END, 0, 1 FROM webhooks"
+    ),
+    (
+        "INSERT INTO webhook_attempts (id, tenant_id, delivery_id, number, started_at, duration_ms, response_body, version)"
+        " SELECT id, tenant_id, id, 1, created_at, 1, '', 1 FROM webhooks"
+    ),
 )
 
 
@@ -106,7 +131,29 @@ def _claim(uow: Any) -> Any:
     return uow.sync_jobs.claim("w1", now=START + timedelta(hours=1))
 
 
+def _delivery(uow: Any) -> Any:
+    return uow.messages.delivery(SOME_ID)
+
+
+def _take(uow: Any) -> Any:
+    return uow.messages._take({SOME_ID: 4}, START + timedelta(hours=1), timedelta(seconds=60))
+
+
 PLANS = {
+    "deliveries that are due": lambda uow: uow.messages.claim(now=START + timedelta(hours=1)),
+    "deliveries that are taken": _take,
+    "pk_webhook_deliveries": _delivery,
+    "ix_webhook_deliveries_webhook_id_created_at_id": lambda uow: uow.messages._deliveries_to(
+        SOME_ID, ["pending", "failed"], 10
+    ),
+    "uq_webhook_deliveries_message_id_webhook_id": lambda uow: uow.messages._deliveries_of(
+        uow.messages._message(SOME_ID)
+    ),
+    "uq_webhook_messages_tenant_id_idempotency_key": lambda uow: uow.messages._put_message(
+        evolved(uow.messages._message(SOME_ID), id=new_id())
+    ),
+    "ix_webhook_attempts_delivery_id_number": lambda uow: uow.messages.attempts(SOME_ID),
+    "ix_webhook_messages_occurred_at_id": lambda uow: uow.messages.prune(START),
     "ix_sync_runs_history": _history,
     "ix_sync_runs_ended": _prune,
     "ix_sync_runs_leases": _reap,
@@ -148,7 +195,8 @@ def test_the_plan_uses_the_index_meant_for_it(filled: Filled, index: str, plan: 
             PLANS[index](uow)
     finally:
         event.remove(engine, "before_cursor_execute", listen)
-    sql, parameters = next(each for each in asked if each[0] != "BEGIN")
+    statements = [each for each in asked if each[0] != "BEGIN"]
+    sql, parameters = statements[STATEMENT.get(index, 0)]
     driver: Any = connection.connection.driver_connection
     driver.execute(f"SET plan_cache_mode = force_{plan}_plan")
     rows = driver.execute(f"EXPLAIN {sql}", parameters, prepare=True).fetchall()

@@ -1,0 +1,188 @@
+"""`integration-hub webhooks`: a dispatcher, and what became of messages.
+
+May import everything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from integration_hub.cli.shared import (
+    PRUNED_AT_ONCE,
+    TenantName,
+    Url,
+    chosen,
+    console,
+    duration,
+    identity,
+    in_batches,
+    listed,
+    opened,
+    show,
+)
+from integration_hub.delivery import WebhookDispatcher
+from integration_hub.domain.errors import ValidationError
+from integration_hub.domain.webhook import IN_TROUBLE, Webhook
+from integration_hub.domain.webhook_message import WebhookHealth
+from integration_hub.ports.query import WebhookFilter
+from integration_hub.ports.unit_of_work import UnitOfWork
+
+webhooks = typer.Typer(
+    no_args_is_help=True, help="Webhooks: deliver messages, and see how it went."
+)
+_SHOWN = 50
+_TROUBLED = {
+    "id": "webhook.id",
+    "webhook": "webhook.name",
+    "state": "webhook.status",
+    "failures": "health.failures",
+    "since": "health.failing_since",
+    "spared until": "health.throttled_until",
+    "why": "webhook.error_message",
+}
+_DELIVERIES = {
+    "id": "id",
+    "made": "created_at",
+    "state": "status",
+    "attempts": "attempt_count",
+    "next": "next_attempt_at",
+}
+_ATTEMPTS = {
+    "no.": "number",
+    "started": "started_at",
+    "ms": "duration_ms",
+    "status": "response_status",
+    "error": "error_message",
+    "answer": "response_body",
+}
+
+
+@webhooks.command()
+def dispatch(
+    concurrency: Annotated[int, typer.Option(help="How many requests at once.")] = 16,
+    per_host: Annotated[int, typer.Option(help="How many of them to one host.")] = 8,
+    allow_private: Annotated[
+        bool, typer.Option("--allow-private", help="Send to any address, private ones too.")
+    ] = False,
+    allow_network: Annotated[
+        list[str] | None, typer.Option(help="Send to this network too, such as 10.20.0.0/16.")
+    ] = None,
+    lease: Annotated[str, typer.Option(help="How long a silent dispatcher keeps a claim.")] = "60s",
+    poll: Annotated[str, typer.Option(help="How often to look for work.")] = "5s",
+    worker: Annotated[str | None, typer.Option(help="Its name; or host and process.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Deliver what is due now, and end.")] = False,
+    tenant: TenantName = None,
+    url: Url = None,
+) -> None:
+    """Deliver messages until SIGTERM."""
+    with opened(url) as hub:
+        sender = WebhookDispatcher(
+            hub,
+            concurrency=concurrency,
+            per_host=per_host,
+            allow_private_addresses=allow_private,
+            allow_networks=allow_network or (),
+            lease=duration("--lease", lease),
+            poll=duration("--poll", poll),
+            worker=worker,
+            tenant=chosen(tenant),
+        )
+        if once:
+            counted = 0
+            while made := sender.run_once():
+                counted += made
+            console.print(f"{counted} attempts", highlight=False)
+            return
+        console.print(f"dispatcher {sender.worker} delivers messages", highlight=False)
+        sender.run_until_signalled()
+        console.print(f"dispatcher {sender.worker} has stopped", highlight=False)
+
+
+@dataclass(frozen=True)
+class _Troubled:
+    webhook: Webhook
+    health: WebhookHealth
+
+
+@webhooks.command()
+def status(tenant: TenantName = None, url: Url = None) -> None:
+    """How many deliveries there are in each state, and which webhooks are in trouble."""
+    with opened(url) as hub, hub.unit_of_work(tenant=chosen(tenant)) as uow:
+        counts = uow.messages.counts()
+        ill = uow.webhooks.find(WebhookFilter(status=IN_TROUBLE), limit=_SHOWN)
+        troubled = [_Troubled(each, uow.messages.health(each.id)) for each in ill]
+    show("deliveries", ("state", "deliveries"), counts.items())
+    listed("webhooks in trouble", troubled, _TROUBLED)
+
+
+@webhooks.command()
+def deliveries(
+    webhook: Annotated[str, typer.Argument(help="The webhook's id.")],
+    status: Annotated[list[str] | None, typer.Option(help="Of this state only.")] = None,
+    limit: Annotated[int, typer.Option(help="At most so many, the latest first.")] = 20,
+    tenant: TenantName = None,
+    url: Url = None,
+) -> None:
+    """The deliveries to a webhook."""
+    with opened(url) as hub, hub.unit_of_work(tenant=chosen(tenant)) as uow:
+        id = identity("webhook", webhook)
+        found = uow.messages.of_webhook(id, limit, status=status or None)
+    listed("deliveries", found, _DELIVERIES)
+
+
+@webhooks.command()
+def attempts(
+    delivery: Annotated[str, typer.Argument(help="The delivery's id.")],
+    tenant: TenantName = None,
+    url: Url = None,
+) -> None:
+    """The attempts at a delivery, and what came back."""
+    with opened(url) as hub, hub.unit_of_work(tenant=chosen(tenant)) as uow:
+        found = uow.messages.attempts(identity("delivery", delivery))
+    listed("attempts", found, _ATTEMPTS)
+
+
+@webhooks.command()
+def replay(
+    delivery: Annotated[str | None, typer.Argument(help="The delivery's id.")] = None,
+    failed_of: Annotated[
+        str | None, typer.Option(help="Instead of one: all that failed of this webhook.")
+    ] = None,
+    since: Annotated[str | None, typer.Option(help="Failed in the last 12h, 30d …")] = None,
+    tenant: TenantName = None,
+    url: Url = None,
+) -> None:
+    """Send again: one delivery, or all that failed of a webhook."""
+    if (delivery is None) == (failed_of is None):
+        problem = "must be given, or else --failed-of with a webhook"
+        raise ValidationError("delivery", delivery, problem)
+    start = None if since is None else datetime.now(UTC) - duration("--since", since)
+
+    def again(uow: UnitOfWork) -> int:
+        if delivery is not None:
+            uow.messages.replay(identity("delivery", delivery))
+            return 1
+        return uow.messages.replay_failed(identity("--failed-of", failed_of or ""), since=start)
+
+    with opened(url) as hub:
+        count = hub.run(again, tenant=chosen(tenant)).unwrap()
+    console.print(f"{count} to be sent again", highlight=False)
+
+
+@webhooks.command()
+def prune(
+    older_than: Annotated[str, typer.Option(help="How long messages are kept: 30d, 12h …")] = "30d",
+    tenant: TenantName = None,
+    url: Url = None,
+) -> None:
+    """Forget messages that are over, and what was received, in batches that hold nobody up."""
+    before = datetime.now(UTC) - duration("--older-than", older_than)
+    of = chosen(tenant)
+    with opened(url) as hub:
+        gone = in_batches(hub, of, lambda uow: uow.messages.prune(before, limit=PRUNED_AT_ONCE))
+        read = in_batches(hub, of, lambda uow: uow.inbox.prune(before, limit=PRUNED_AT_ONCE))
+    console.print(f"{gone} messages and {read} of the inbox forgotten", highlight=False)
