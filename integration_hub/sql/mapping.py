@@ -77,8 +77,9 @@ class Mapper(Generic[A]):
         fields = [str(_FIELDS.get(name, name)) for name in self.columns]
         # A slot's own setter passes by the frozen dataclass's __setattr__.
         self._set = [getattr(kind, field).__set__ for field in fields]
-        others = {each.name for each in dataclasses.fields(kind)} - set(fields)
-        self._absent = [getattr(kind, field).__set__ for field in sorted(others)]
+        others = [each for each in dataclasses.fields(kind) if each.name not in fields]
+        #: What no column has is as the class has it by default.
+        self._absent = [(getattr(kind, each.name).__set__, each.default) for each in others]
         reading = {**_FROM_ROW, **from_row}
         self._reading = [(at, reading[n]) for at, n in enumerate(self.columns) if n in reading]
         writing = {**_TO_ROW, **to_row}
@@ -94,8 +95,8 @@ class Mapper(Generic[A]):
         item = object.__new__(self.kind)
         for put, value in zip(self._set, values):  # noqa: B905 - lengths are equal by construction
             put(item, value)
-        for put in self._absent:
-            put(item, None)
+        for put, default in self._absent:
+            put(item, default)
         return item
 
     def dump(self, item: A) -> dict[str, Any]:

@@ -23,8 +23,9 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from sqlalchemy import URL, create_engine
+from sqlalchemy import URL
 
+from hubs import side_by_side
 from integration_hub import (
     EVERY_TENANT,
     Hub,
@@ -36,7 +37,6 @@ from integration_hub import (
     UnitOfWork,
 )
 from integration_hub.testing import ManualClock
-from integration_hub.testing.postgres import temporary_database
 from strategies import KINDS, START
 
 SCHEDULES = [
@@ -64,7 +64,7 @@ class Runs(RuleBasedStateMachine):
 
     hubs: dict[str, Hub]
     clock: ManualClock
-    start_over: Callable[[], None]
+    start_over: Callable[[], dict[str, Hub]]
 
     @initialize(
         most=st.lists(st.integers(1, 3), min_size=1, max_size=3),
@@ -81,7 +81,7 @@ class Runs(RuleBasedStateMachine):
         ),
     )
     def start(self, most: list[int], jobs: list[Any]) -> None:
-        self.start_over()
+        self.hubs = self.start_over()
         self.runs: list[dict[str, SyncRun]] = []
         self.jobs: list[SyncJob] = []
         parents = [
@@ -218,28 +218,10 @@ def machine(
         pass
 
     Machine.clock = ManualClock(START)
-    file = tmp_path_factory.mktemp("runs") / "hub.db"
-    with temporary_database(hub_postgres_server) as database:
-        urls: dict[str, str | URL] = {"sqlite": f"sqlite:///{file}", "postgres": database}
-        hubs = {store: Hub.from_url(url, clock=Machine.clock) for store, url in urls.items()}
-        engines = [create_engine(url) for url in urls.values()]
-        for hub in hubs.values():
-            hub.schema.upgrade()
-
-        def start_over() -> None:
-            Machine.clock.set(START)
-            Machine.hubs = {"memory": Hub.in_memory(clock=Machine.clock), **hubs}
-            for engine in engines:
-                with engine.begin() as connection:
-                    for table in ("sync_runs", *reversed(KINDS)):
-                        connection.exec_driver_sql(f"DELETE FROM {table}")
-
+    folder, tables = tmp_path_factory.mktemp("runs"), ("sync_runs", *reversed(KINDS))
+    with side_by_side(hub_postgres_server, folder, tables, Machine.clock) as start_over:
         Machine.start_over = staticmethod(start_over)  # pyright: ignore[reportAttributeAccessIssue]
         yield Machine
-        for engine in engines:
-            engine.dispose()
-        for hub in hubs.values():
-            hub.close()
 
 
 def test_the_life_of_runs_is_the_same_in_all_stores(machine: type[Runs]) -> None:
