@@ -185,7 +185,8 @@ class InMemoryMessageRepository(MessagesLife):
             if found is None or found.version != before.version:
                 return False
             self._uow.store.held[before.id] = self._uow
-            self._uow.put(WebhookDelivery, evolved(after, message=None, webhook=None))
+            stored = evolved(after, message=None, webhook=None, is_troubled=False)
+            self._uow.put(WebhookDelivery, stored)
             if attempt is not None:
                 self._put_attempt(attempt)
         return True
