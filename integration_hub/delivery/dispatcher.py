@@ -44,7 +44,7 @@ from integration_hub.http.client import HttpClient
 from integration_hub.http.options import Limits, Timeout, Tls
 from integration_hub.http.retry import RetryPolicy
 from integration_hub.http.transport import UrllibTransport
-from integration_hub.ports.messages import DELIVERY_LEASE, PER_HOST
+from integration_hub.ports.messages import DELIVERY_LEASE, PER_HOST, checked_delivery_lease
 from integration_hub.ports.unit_of_work import EVERY_TENANT, Tenant, UnitOfWork
 from integration_hub.ports.waiting import DELIVERY_WORK, Waiter, stopped_by_signals
 from integration_hub.workforce import Workforce, repeated
@@ -100,7 +100,7 @@ class WebhookDispatcher:
         self.worker = checked_name("worker", worker or f"{socket.gethostname()}:{os.getpid()}")
         self._tenant = tenant
         self._per_host = checked_count("per_host", per_host, least=1)
-        self._lease = checked_duration("lease", lease)
+        self._lease = checked_delivery_lease(lease)
         self._grace = checked_duration("grace", grace).total_seconds()
         limits = Limits(pool=self._per_host, max_response_bytes=_READ, max_redirects=0)
         guard = None if allow_private_addresses else AddressGuard(allow_networks)
@@ -240,8 +240,8 @@ class WebhookDispatcher:
                 is_final=True,
             )
         except Exception as error:  # noqa: BLE001 - so that a fault of ours can't loop unseen
-            _LOG.exception("delivery %s could not be made", sending.delivery.id)
             name = type(error).__name__
+            _LOG.error("delivery %s could not be made: %s", sending.delivery.id, name)
             found = AttemptOutcome(started_at=began, error_code=name, error_message=name)
         return replace(found, duration=timedelta(seconds=time.monotonic() - start))
 

@@ -36,10 +36,8 @@ if TYPE_CHECKING:
     from integration_hub.memory.unit_of_work import MemoryUnitOfWork
 
 
-class InMemoryMessageRepository(MessagesLife):
+class InMemoryMessageRepository(MessagesLife["MemoryUnitOfWork"]):
     """Messages over dicts."""
-
-    _uow: MemoryUnitOfWork
 
     def __init__(self, uow: MemoryUnitOfWork) -> None:
         self._uow = uow
@@ -116,10 +114,10 @@ class InMemoryMessageRepository(MessagesLife):
     def _not_fanned_out(self, limit: int) -> list[WebhookMessage]:
         with self._uow.store.lock:
             ids = sorted(self._messages.ids("not_fanned_out", [ANY]))
-            free = [id for id in ids if self._is_free(id)][:limit]
-            for id in free:
-                self._uow.store.held[id] = self._uow
-            return [row for row in map(self._messages.get, free) if row is not None]
+            free = [row for row in map(self._message, ids) if row and self._is_free(row.id)][:limit]
+            for message in free:
+                self._uow.store.held[message.id] = self._uow
+            return free
 
     def _is_free(self, id: UUID) -> bool:
         return self._uow.store.held.get(id, self._uow) is self._uow
@@ -247,10 +245,8 @@ def _made(delivery: WebhookDelivery) -> tuple[datetime, UUID]:
     return delivery.created_at, delivery.id
 
 
-class InMemorySecretRepository(SecretsLife):
+class InMemorySecretRepository(SecretsLife["MemoryUnitOfWork"]):
     """Secrets over dicts."""
-
-    _uow: MemoryUnitOfWork
 
     def __init__(self, uow: MemoryUnitOfWork) -> None:
         self._uow = uow
@@ -274,10 +270,8 @@ class InMemorySecretRepository(SecretsLife):
                     self._uow.put(WebhookSecret, expiring)
 
 
-class InMemoryInboxRepository(InboxLife):
+class InMemoryInboxRepository(InboxLife["MemoryUnitOfWork"]):
     """The inbox over dicts."""
-
-    _uow: MemoryUnitOfWork
 
     def __init__(self, uow: MemoryUnitOfWork) -> None:
         self._uow = uow

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -256,11 +256,14 @@ class _Uow(Protocol):
     def announce(self, channel: str) -> None: ...
 
 
-class MessagesLife:
+U = TypeVar("U", bound=_Uow)
+
+
+class MessagesLife(Generic[U]):
     """What happens to messages, on the few questions that a store answers (those with a `_`)."""
 
     clock: Clock
-    _uow: _Uow
+    _uow: U
 
     # --- publishing ---------------------------------------------------------------------------
 
@@ -393,9 +396,7 @@ class MessagesLife:
         self._uow.require_active()
         checked_count("limit", limit, least=1, most=1_000)
         checked_count("per_host", per_host, least=1)
-        duration = checked_duration("lease", lease)
-        if duration < timedelta(seconds=1):
-            raise ValidationError("lease", lease, "must be at least a second")
+        duration = checked_delivery_lease(lease)
         moment = self.clock.now() if now is None else checked_time("now", now)
         waiting = {each.webhook.id: each for each in self._waiting(moment, MOST_WAITING)}
         rooms = _rooms(waiting.values(), limit, per_host, list(busy))
@@ -570,11 +571,11 @@ class MessagesLife:
         raise AssertionError(type(self).__name__)
 
 
-class SecretsLife:
+class SecretsLife(Generic[U]):
     """What happens to secrets; a store answers `_valid` and keeps with `_put`."""
 
     clock: Clock
-    _uow: _Uow
+    _uow: U
 
     def of(self, webhook_id: UUID, /) -> list[WebhookSecret]:
         webhook = self._uow.webhooks.get(webhook_id)
@@ -626,11 +627,11 @@ class SecretsLife:
         raise AssertionError(type(self).__name__)
 
 
-class InboxLife:
+class InboxLife(Generic[U]):
     """Checks, for the inbox of each store."""
 
     clock: Clock
-    _uow: _Uow
+    _uow: U
 
     def accept(
         self,
@@ -659,6 +660,14 @@ class InboxLife:
 
 
 OLDEST_FIRST = Sort("created_at", "asc")
+
+
+def checked_delivery_lease(lease: timedelta | float) -> timedelta:
+    """The lease of a claim. Raises `ValidationError` for what is none."""
+    duration = checked_duration("lease", lease)
+    if duration < timedelta(seconds=1):
+        raise ValidationError("lease", lease, "must be at least a second")
+    return duration
 
 
 def host_of(webhook: Webhook) -> str:

@@ -145,6 +145,7 @@ class MessageStatements:
         self.deliveries_to = lru_cache(self._deliveries_to)
         self.forget = lru_cache(self._forget)
         self.open_failed = lru_cache(self._open_failed)
+        self.not_fanned_out = lru_cache(self._not_fanned_out)
 
     def _get(self, mapper: Mapper[Any], *, scoped: bool) -> Prepared:
         table = mapper.table
@@ -202,10 +203,10 @@ class MessageStatements:
         found = select(_DELIVERIES.c.status, func.count()).group_by(_DELIVERIES.c.status)
         return Prepared(found.where(*_scope(_DELIVERIES, scoped)))
 
-    @cached_property
-    def not_fanned_out(self) -> Prepared:
+    def _not_fanned_out(self, *, scoped: bool) -> Prepared:
         waiting = text("NOT is_fanned_out" if self.is_postgres else "is_fanned_out = 0")
-        found = select(_MESSAGES).where(waiting).order_by(_MESSAGES.c.id)
+        found = select(_MESSAGES).where(waiting, *_scope(_MESSAGES, scoped))
+        found = found.order_by(_MESSAGES.c.id)
         found = found.limit(bindparam("limit", type_=Integer))
         return Prepared(found.with_for_update(skip_locked=True))
 
@@ -396,11 +397,10 @@ def _webhooks_there() -> Iterator[None]:
         raise SerializationConflict(words) from error
 
 
-class SqlMessageRepository(MessagesLife):
+class SqlMessageRepository(MessagesLife["SqlUnitOfWork"]):
     """Messages in tables."""
 
     STATEMENTS: ClassVar[MessageStatements]
-    _uow: SqlUnitOfWork
 
     def __init__(self, uow: SqlUnitOfWork) -> None:
         self._uow = uow
@@ -471,7 +471,8 @@ class SqlMessageRepository(MessagesLife):
 
     def _not_fanned_out(self, limit: int) -> list[WebhookMessage]:
         self._uow.begun()
-        rows = self._uow.rows(self.STATEMENTS.not_fanned_out, {"limit": limit})
+        statement = self.STATEMENTS.not_fanned_out(scoped=self._is_scoped)
+        rows = self._uow.rows(statement, self._scoped(limit=limit))
         return [MESSAGES.load(row) for row in rows]
 
     def _fanned_out(self, message: WebhookMessage) -> None:

@@ -29,11 +29,10 @@ _INBOX: Any = InboxMessageRow.__table__
 _INSERTS: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 
 
-class SqlSecretRepository(SecretsLife):
+class SqlSecretRepository(SecretsLife["SqlUnitOfWork"]):
     """Secrets in a table."""
 
     OF: ClassVar[Prepared]
-    _uow: SqlUnitOfWork
 
     def __init__(self, uow: SqlUnitOfWork) -> None:
         self._uow = uow
@@ -115,11 +114,10 @@ class InboxStatements:
         return Prepared(delete(_INBOX).where(tuple_(*key).in_(old)))
 
 
-class SqlInboxRepository(InboxLife):
+class SqlInboxRepository(InboxLife["SqlUnitOfWork"]):
     """The inbox in a table."""
 
     STATEMENTS: ClassVar[InboxStatements]
-    _uow: SqlUnitOfWork
 
     def __init__(self, uow: SqlUnitOfWork) -> None:
         self._uow = uow

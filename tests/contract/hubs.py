@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from sqlalchemy import URL, create_engine
 
-from integration_hub import Hub
+from integration_hub import EVERY_TENANT, Hub, HubError, UnitOfWork
 from integration_hub.testing import ManualClock
 from integration_hub.testing.postgres import temporary_database
 from strategies import START
@@ -43,3 +44,26 @@ def side_by_side(
             return {"memory": Hub.in_memory(clock=clock), **hubs}
 
         yield start_over
+
+
+Act: TypeAlias = Callable[[UnitOfWork], Any]
+
+
+def ask_all(
+    hubs: Mapping[str, Hub], act: Callable[[str], Act], shown: Callable[[Any], Any]
+) -> dict[str, Any]:
+    """What each store gives, as it is; as `shown`, or as an error, all must be the same."""
+    values: dict[str, Any] = {}
+    answers: dict[str, Any] = {}
+    for store, hub in hubs.items():
+        values[store] = []
+        with hub.unit_of_work(tenant=EVERY_TENANT, actor="w") as uow:
+            try:
+                values[store] = act(store)(uow)
+                answers[store] = shown(values[store])
+            except HubError as error:
+                answers[store] = (type(error).__name__, error.code)
+            uow.commit()
+    for store, answer in answers.items():
+        assert answer == answers["memory"], f"{store} differs from memory"
+    return values

@@ -27,12 +27,11 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import URL
 
-from hubs import side_by_side
+from hubs import Act, ask_all, side_by_side
 from integration_hub import (
     EVERY_TENANT,
     AttemptOutcome,
     Hub,
-    HubError,
     Integration,
     UnitOfWork,
     Webhook,
@@ -47,7 +46,6 @@ TABLES = (
     *("webhook_health", "webhook_secrets", "sync_runs", *reversed(KINDS)),
 )
 PATTERNS = [["*"], ["a.*"], ["a.b"], ["x.y", "webhook.disabled"], ["a.c", "x.*"]]
-Act = Callable[[UnitOfWork], Any]
 
 
 class Messages(RuleBasedStateMachine):
@@ -177,19 +175,7 @@ class Messages(RuleBasedStateMachine):
 
     def does(self, act: Callable[[str], Act]) -> dict[str, Any]:
         """Each store's answer, all of which must be the same, and must leave the same behind."""
-        values: dict[str, Any] = {}
-        told: dict[str, Any] = {}
-        for store, hub in self.hubs.items():
-            values[store] = []
-            with hub.unit_of_work(tenant=EVERY_TENANT, actor="d") as uow:
-                try:
-                    values[store] = act(store)(uow)
-                    told[store] = shown(values[store])
-                except HubError as error:
-                    told[store] = (type(error).__name__, error.code)
-                uow.commit()
-        for store, answer in told.items():
-            assert answer == told["memory"], f"{store} differs from memory"
+        values = ask_all(self.hubs, act, shown)
         content = {store: self.content(hub, store) for store, hub in self.hubs.items()}
         for store, held in content.items():
             assert held == content["memory"], f"{store} holds what memory does not"

@@ -25,11 +25,10 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import URL
 
-from hubs import side_by_side
+from hubs import ask_all, side_by_side
 from integration_hub import (
     EVERY_TENANT,
     Hub,
-    HubError,
     Integration,
     Schedule,
     SyncJob,
@@ -179,19 +178,7 @@ class Runs(RuleBasedStateMachine):
 
     def does(self, act: Callable[[str], Callable[[UnitOfWork], Any]]) -> dict[str, Any]:
         """Each store's answer, all of which must be the same."""
-        values: dict[str, Any] = {}
-        answers: dict[str, Any] = {}
-        for store, hub in self.hubs.items():
-            values[store] = []
-            with hub.unit_of_work(tenant=EVERY_TENANT, actor="w") as uow:
-                try:
-                    values[store] = act(store)(uow)
-                    answers[store] = told(values[store])
-                except HubError as error:
-                    answers[store] = (type(error).__name__, error.code)
-                uow.commit()
-        for store, answer in answers.items():
-            assert answer == answers["memory"], f"{store} differs from memory"
+        values = ask_all(self.hubs, act, told)
         self.same_jobs()
         return values
 

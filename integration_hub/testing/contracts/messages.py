@@ -215,6 +215,7 @@ class MessageContract:
             uow.commit()
         message = self.publish(hub)
         assert not message.is_fanned_out
+        assert self.does(hub, lambda uow: uow.messages.fan_out(), tenant="other") == 0
         assert self.deliveries(hub, message) == []
         assert self.does(hub, lambda uow: uow.messages.fan_out()) == 1
         assert len(self.deliveries(hub, message)) == MOST_AT_ONCE + 5
