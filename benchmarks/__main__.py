@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import claim
+import delivery
 import growth
 import http_client
 import memory
@@ -43,6 +44,7 @@ BENCHMARKS: dict[str, Callable[[URL], str]] = {
     "stores": stores.run,
     "http": http_client.run,
     "claim": claim.run,
+    "delivery": delivery.run,
 }
 
 

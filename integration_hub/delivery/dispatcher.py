@@ -32,7 +32,12 @@ from integration_hub.domain.errors import (
     ValidationError,
 )
 from integration_hub.domain.result import Ok
-from integration_hub.domain.values import checked_count, checked_duration, checked_name
+from integration_hub.domain.values import (
+    checked_count,
+    checked_duration,
+    checked_lease,
+    checked_name,
+)
 from integration_hub.domain.webhook import Webhook
 from integration_hub.domain.webhook_message import (
     KEPT_OF_RESPONSE,
@@ -44,7 +49,7 @@ from integration_hub.http.client import HttpClient
 from integration_hub.http.options import Limits, Timeout, Tls
 from integration_hub.http.retry import RetryPolicy
 from integration_hub.http.transport import UrllibTransport
-from integration_hub.ports.messages import DELIVERY_LEASE, PER_HOST, checked_delivery_lease
+from integration_hub.ports.messages import DELIVERY_LEASE, PER_HOST
 from integration_hub.ports.unit_of_work import EVERY_TENANT, Tenant, UnitOfWork
 from integration_hub.ports.waiting import DELIVERY_WORK, Waiter, stopped_by_signals
 from integration_hub.workforce import Workforce, repeated
@@ -100,7 +105,7 @@ class WebhookDispatcher:
         self.worker = checked_name("worker", worker or f"{socket.gethostname()}:{os.getpid()}")
         self._tenant = tenant
         self._per_host = checked_count("per_host", per_host, least=1)
-        self._lease = checked_delivery_lease(lease)
+        self._lease = checked_lease("lease", lease)
         self._grace = checked_duration("grace", grace).total_seconds()
         limits = Limits(pool=self._per_host, max_response_bytes=_READ, max_redirects=0)
         guard = None if allow_private_addresses else AddressGuard(allow_networks)

@@ -170,6 +170,14 @@ def checked_duration(field: str, value: object) -> timedelta:
     return duration
 
 
+def checked_lease(field: str, value: object) -> timedelta:
+    """A duration of at least a second: less would be lost before its holder could say a word."""
+    lease = checked_duration(field, value)
+    if lease < timedelta(seconds=1):
+        raise ValidationError(field, value, "must be at least a second")
+    return lease
+
+
 def member(field: str, value: object, choices: Mapping[str, T]) -> T:
     """The member of an enumeration that `value` is, or spells."""
     found = choices.get(value) if isinstance(value, str) else None

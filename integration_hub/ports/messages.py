@@ -27,6 +27,7 @@ from integration_hub.domain.values import (
     checked_count,
     checked_duration,
     checked_id,
+    checked_lease,
     checked_name,
     checked_time,
     member,
@@ -396,7 +397,7 @@ class MessagesLife(Generic[U]):
         self._uow.require_active()
         checked_count("limit", limit, least=1, most=1_000)
         checked_count("per_host", per_host, least=1)
-        duration = checked_delivery_lease(lease)
+        duration = checked_lease("lease", lease)
         moment = self.clock.now() if now is None else checked_time("now", now)
         waiting = {each.webhook.id: each for each in self._waiting(moment, MOST_WAITING)}
         rooms = _rooms(waiting.values(), limit, per_host, list(busy))
@@ -660,14 +661,6 @@ class InboxLife(Generic[U]):
 
 
 OLDEST_FIRST = Sort("created_at", "asc")
-
-
-def checked_delivery_lease(lease: timedelta | float) -> timedelta:
-    """The lease of a claim. Raises `ValidationError` for what is none."""
-    duration = checked_duration("lease", lease)
-    if duration < timedelta(seconds=1):
-        raise ValidationError("lease", lease, "must be at least a second")
-    return duration
 
 
 def host_of(webhook: Webhook) -> str:

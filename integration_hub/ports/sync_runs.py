@@ -26,6 +26,7 @@ from integration_hub.domain.values import (
     checked_duration,
     checked_id,
     checked_json,
+    checked_lease,
     checked_name,
     checked_time,
     member,
@@ -277,10 +278,7 @@ def checked_claim(worker: str, limit: int, lease: timedelta | float) -> timedelt
     """The lease of a claim. Raises `ValidationError` for what is none."""
     checked_name("worker", worker)
     checked_count("limit", limit, least=1, most=MOST_CLAIMED)
-    duration = checked_duration("lease", lease)
-    if duration < timedelta(seconds=1):
-        raise ValidationError("lease", lease, "must be at least a second")
-    return duration
+    return checked_lease("lease", lease)
 
 
 def checked_statuses(status: str | Collection[str] | None) -> tuple[str, ...] | None:

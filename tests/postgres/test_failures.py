@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import URL, event
 
 from integration_hub import (
+    AttemptOutcome,
     DatabaseConnectionManager,
     DatabaseUnavailable,
     DuplicateName,
@@ -33,7 +34,7 @@ from integration_hub import (
     ValidationError,
 )
 from integration_hub.sql.models import IntegrationRow
-from integration_hub.testing import IntegrationFactory, SyncJobFactory
+from integration_hub.testing import IntegrationFactory, SyncJobFactory, WebhookFactory
 from integration_hub.testing.postgres import (
     control_server,
     postgres_server,
@@ -237,6 +238,40 @@ def test_an_ending_is_one_statement_however_many_runs_it_ends(hub_postgres_url: 
         assert [sql.split()[0] for sql in heard] == ["SELECT", "WITH"]
         assert (lost.id, lost.status) == (runs[4].id, "lost")
     manager.close()
+
+
+def test_pruning_holds_nobody_up(hub_postgres_url: URL) -> None:
+    """What waited for it would run into the lock's time limit."""
+    settings = HubSettings(lock_timeout=timedelta(milliseconds=500))
+    with Hub.from_url(hub_postgres_url, settings=settings) as hub:
+        with hub.unit_of_work() as uow:
+            config = {"sync": {"max_concurrency": 9}}
+            parent = IntegrationFactory(active=True, config=config, store=uow)
+            hook = WebhookFactory(store=uow, integration_id=parent.id, events=["a.b"])
+            for _ in range(2):
+                every = Schedule.every(600)
+                now = uow.clock.now()  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
+                SyncJobFactory(store=uow, integration_id=parent.id, schedule=every, next_run_at=now)
+            (run,) = uow.sync_jobs.claim("w1", limit=1)
+            uow.sync_runs.succeed(run)
+            uow.messages.publish("a.b", 1)
+            (delivery,) = uow.messages.claim()
+            outcome = AttemptOutcome(started_at=now, status=200)
+            uow.messages.record(delivery, outcome)
+            uow.commit()
+        later = now + timedelta(days=1)
+        with hub.unit_of_work() as pruning:
+            assert pruning.sync_runs.prune(later) == 1
+            assert pruning.messages.prune(later) == 1
+            with hub.unit_of_work() as uow:
+                assert len(uow.sync_jobs.claim("w1")) == 1
+                uow.sync_jobs.save(uow.sync_jobs.get(run.sync_job_id).run_now(now))
+                assert len(uow.sync_jobs.claim("w1")) == 1
+                uow.messages.publish("a.b", 2)
+                assert [each.webhook_id for each in uow.messages.claim()] == [hook.id]
+                assert uow.messages.prune(later) == 0
+                uow.commit()
+            pruning.commit()
 
 
 def test_a_session_of_ours_shares_the_transaction(hub_postgres: Hub) -> None:
