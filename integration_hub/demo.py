@@ -243,16 +243,34 @@ def expect(what: str, found: object, wanted: object) -> None:
 
 def run_demo(url: str | URL, console: Console) -> bool:
     """Run every step; True if each came out as expected. Keeps to the tenant ``demo``."""
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("integration_hub").setLevel(logging.ERROR)  # what fails here is shown
-    with Hub.from_url(url) as hub:
+    with (
+        quiet("alembic", logging.WARNING),
+        quiet("integration_hub", logging.ERROR),
+        Hub.from_url(url) as hub,
+    ):
         demo = Demo(hub, console)
-        for step in STEPS:
-            try:
-                with console.status(step.__name__.replace("_", " ")):
-                    line = step(demo)
-            except AssertionError as error:
-                console.print(f"[red]✗[/red] {step.__name__}: {error}", highlight=False)
-                return False
-            console.print(f"[green]✓[/green] {line}", highlight=False)
+        return all(come_out(demo, step) for step in STEPS)
+
+
+def come_out(demo: Demo, step: Step) -> bool:
+    """Run a step, and show what came of it."""
+    try:
+        with demo.console.status(step.__name__.replace("_", " ")):
+            line = step(demo)
+    except AssertionError as error:
+        demo.console.print(f"[red]✗[/red] {step.__name__}: {error}", highlight=False)
+        return False
+    demo.console.print(f"[green]✓[/green] {line}", highlight=False)
     return True
+
+
+@contextmanager
+def quiet(name: str, level: int) -> Iterator[None]:
+    """A block in which a logger says only what is of this level: what fails here is shown."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
