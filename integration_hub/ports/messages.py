@@ -429,7 +429,9 @@ class MessagesLife(Generic[U]):
         now = self.clock.now()
         made = [self._made(delivery, outcome, now) for delivery, outcome in outcomes]
         recorded = self._finish_many(made)
-        for each in made:
+        for each in sorted(
+            made, key=_endpoint
+        ):  # all in one order, or two could wait for each other
             if each.key not in recorded:
                 continue
             if not each.outcome.is_success:
@@ -711,6 +713,10 @@ def _lost(before: WebhookDelivery) -> WebhookAttempt:
         error_message=LOST,
         tenant=before.tenant,
     )
+
+
+def _endpoint(made: Made) -> UUID:
+    return made.webhook.id
 
 
 def _age(secret: WebhookSecret) -> tuple[datetime, UUID]:

@@ -30,7 +30,6 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from integration_hub.database.faults import violated_constraint
 from integration_hub.domain.aggregate import evolved
@@ -50,14 +49,14 @@ from integration_hub.ports.unit_of_work import EveryTenant
 from integration_hub.sql.filtering import asked
 from integration_hub.sql.mapping import ATTEMPTS, DELIVERIES, HEALTH, MESSAGES, WEBHOOKS, Mapper
 from integration_hub.sql.models import OPEN
-from integration_hub.sql.prepared import Prepared
+from integration_hub.sql.prepared import DIALECT, Prepared
+from integration_hub.sql.statements import INSERTS
 
 if TYPE_CHECKING:
     from integration_hub.sql.unit_of_work import SqlUnitOfWork
 
 _MESSAGES, _DELIVERIES, _ATTEMPTS = MESSAGES.table, DELIVERIES.table, ATTEMPTS.table
 _HOOKS, _HEALTH = WEBHOOKS.table, HEALTH.table
-_INSERTS: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 #: What an attempt, or somebody's wish, changes of a delivery.
 _CHANGES = (
     *("status", "attempt_count", "next_attempt_at", "last_attempt_at", "finished_at"),
@@ -153,7 +152,7 @@ class MessageStatements:
 
     @cached_property
     def put_message(self) -> Prepared:
-        statement = _INSERTS[self.dialect](_MESSAGES).values(_new_values(MESSAGES))
+        statement = INSERTS[self.dialect](_MESSAGES).values(_new_values(MESSAGES))
         statement = statement.on_conflict_do_nothing(
             index_elements=["tenant_id", "idempotency_key"]
         )
@@ -319,7 +318,7 @@ class MessageStatements:
     @cached_property
     def count_failure(self) -> Prepared:
         """One more, whatever others count at the same time."""
-        statement = _INSERTS[self.dialect](_HEALTH).values(_new_values(HEALTH))
+        statement = INSERTS[self.dialect](_HEALTH).values(_new_values(HEALTH))
         given = statement.excluded
         later = func.greatest if self.is_postgres else func.max
         # SQLite's max() is NULL where one of its arguments is; Postgres' greatest() is not.
@@ -354,7 +353,7 @@ class MessageStatements:
 
 
 def _type(each: Any) -> str:
-    return str(each.type.dialect_impl(postgresql.dialect()).compile(postgresql.dialect()))  # type: ignore[no-untyped-call]
+    return str(each.type.dialect_impl(DIALECT).compile(DIALECT))
 
 
 def _open(alias: str) -> str:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import Integer, Table, any_, bindparam, delete, insert, select, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from integration_hub.domain.webhook_secret import WebhookSecret
@@ -20,13 +19,13 @@ from integration_hub.ports.unit_of_work import EveryTenant
 from integration_hub.sql.mapping import SECRETS
 from integration_hub.sql.models import InboxMessageRow
 from integration_hub.sql.prepared import Prepared
+from integration_hub.sql.statements import INSERTS
 
 if TYPE_CHECKING:
     from integration_hub.sql.unit_of_work import SqlUnitOfWork
 
 _SECRETS: Table = SECRETS.table
 _INBOX: Any = InboxMessageRow.__table__
-_INSERTS: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 
 
 class SqlSecretRepository(SecretsLife["SqlUnitOfWork"]):
@@ -94,7 +93,7 @@ class InboxStatements:
         """Touches a row where the message is new, or was accepted before `oldest`."""
         names = ("tenant_id", "source", "message_id", "received_at")
         values = {name: bindparam(f"new_{name}", type_=_INBOX.c[name].type) for name in names}
-        statement = _INSERTS[self._dialect](_INBOX).values(values)
+        statement = INSERTS[self._dialect](_INBOX).values(values)
         oldest = bindparam("oldest", type_=_INBOX.c.received_at.type)
         statement = statement.on_conflict_do_update(
             index_elements=["tenant_id", "source", "message_id"],

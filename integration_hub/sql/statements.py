@@ -34,7 +34,7 @@ from integration_hub.sql.prepared import Prepared
 
 INTEGRATIONS = IntegrationRow.__table__
 _CREATED = frozenset({"id", "tenant_id", "created_at", "created_by"})
-_INSERTS: dict[str, Callable[[Table], Any]] = {
+INSERTS: dict[str, Callable[[Table], Any]] = {
     "postgresql": postgresql.insert,
     "sqlite": sqlite.insert,
 }
@@ -74,7 +74,7 @@ class Statements:
     @cached_property
     def insert(self) -> Prepared:
         """Insert a row, unless its id or name is taken or its integration is not there."""
-        statement = _INSERTS[self._dialect](self.table)
+        statement = INSERTS[self._dialect](self.table)
         if self.has_parent:
             row = select(*(self._value(name) for name in self._columns)).where(self._parent())
             statement = statement.from_select(self._columns, row)
@@ -86,7 +86,7 @@ class Statements:
     @cached_property
     def insert_all(self) -> Insert:
         """Insert rows as they are; a taken id or name is a fault."""
-        statement: Insert = _INSERTS[self._dialect](self.table)
+        statement: Insert = INSERTS[self._dialect](self.table)
         return statement
 
     @cached_property

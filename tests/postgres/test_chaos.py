@@ -144,7 +144,7 @@ def disturb(url: URL, log: Path) -> set[int]:
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["integration_hub", "psycopg"])
     chance = random.Random(7)
-    ahead = processes.Value("d", 0.0)
+    ahead = processes.Value("d", 0.0, lock=False)  # who is killed must not take a lock along
 
     def start(number: int) -> Any:
         shown = url.render_as_string(hide_password=False)
