@@ -33,6 +33,7 @@ from integration_hub import (
     UnitOfWork,
     ValidationError,
 )
+from integration_hub.ports.clock import SystemClock
 from integration_hub.sql.models import IntegrationRow
 from integration_hub.testing import IntegrationFactory, SyncJobFactory, WebhookFactory
 from integration_hub.testing.postgres import (
@@ -242,6 +243,7 @@ def test_an_ending_is_one_statement_however_many_runs_it_ends(hub_postgres_url: 
 
 def test_pruning_holds_nobody_up(hub_postgres_url: URL) -> None:
     """What waited for it would run into the lock's time limit."""
+    now = SystemClock().now()
     settings = HubSettings(lock_timeout=timedelta(milliseconds=500))
     with Hub.from_url(hub_postgres_url, settings=settings) as hub:
         with hub.unit_of_work() as uow:
@@ -250,7 +252,6 @@ def test_pruning_holds_nobody_up(hub_postgres_url: URL) -> None:
             hook = WebhookFactory(store=uow, integration_id=parent.id, events=["a.b"])
             for _ in range(2):
                 every = Schedule.every(600)
-                now = uow.clock.now()  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
                 SyncJobFactory(store=uow, integration_id=parent.id, schedule=every, next_run_at=now)
             (run,) = uow.sync_jobs.claim("w1", limit=1)
             uow.sync_runs.succeed(run)
