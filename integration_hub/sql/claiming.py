@@ -111,8 +111,8 @@ UPDATE sync_jobs j SET {of_job} FROM whole w WHERE j.id = w.job_id
 def ending_text() -> Any:
     """The statement that ends runs whose version, and whose job's, are what the worker knows.
 
-    Its `endings` are a JSON array with an object for each run; it changes all rows, or none. (As many
-    arrays take the driver longer to write: 100 endings took 15 ms so, and take 9 ms as JSON.)
+    Its `endings` are a JSON array with an object for each run; it changes all rows, or none.
+    (As many arrays take the driver longer to write: 100 endings took 15 ms so, and 9 as JSON.)
     """
     typed: dict[str, Any] = {
         "id": SYNC_RUNS.table.c.id.type,
