@@ -18,8 +18,8 @@ from sqlalchemy import Integer, Text, bindparam, column, text
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from integration_hub.sql.filtering import RESTING_LISTED
-from integration_hub.sql.mapping import INTEGRATIONS, SYNC_JOBS, SYNC_RUNS, Mapper
-from integration_hub.sql.prepared import DIALECT
+from integration_hub.sql.mapping import INTEGRATIONS, SYNC_JOBS, SYNC_RUNS
+from integration_hub.sql.prepared import type_name
 
 _CLAIM = """
 WITH free AS (
@@ -121,9 +121,7 @@ def ending_text() -> Any:
         **{f"run_{name}": SYNC_RUNS.table.c[name].type for name in OF_RUN},
         **{f"job_{name}": SYNC_JOBS.table.c[name].type for name in OF_JOB},
     }
-    columns = [
-        f"{name} {each.dialect_impl(DIALECT).compile(DIALECT)}" for name, each in typed.items()
-    ]
+    columns = [f"{name} {type_name(each)}" for name, each in typed.items()]
     sql = _END.replace("{columns}", ", ".join(columns))
     for of, names in (("run", OF_RUN), ("job", OF_JOB)):
         changes = ", ".join(f"{name} = w.{of}_{name}" for name in names)
@@ -139,18 +137,10 @@ def claim_text(limit: int) -> Any:
     doesn't know it plans anew each time, which takes longer than to claim.
     """
 
-    def listed(alias: str, mapper: Mapper[Any]) -> str:
-        return ", ".join(f"{alias}.{name} AS {alias}_{name}" for name in mapper.columns)
-
-    mappers: dict[str, Mapper[Any]] = {"o": SYNC_RUNS, "j": SYNC_JOBS, "i": INTEGRATIONS}
-    typed = [
-        column(f"{alias}_{each.name}", each.type)
-        for alias, mapper in mappers.items()
-        for each in mapper.table.columns
-    ]
+    typed = [*SYNC_RUNS.typed("o"), *SYNC_JOBS.typed("j"), *INTEGRATIONS.typed("i")]
     moment = SYNC_RUNS.table.c.started_at.type
-    sql = _CLAIM.replace("{columns}", f"{listed('o', SYNC_RUNS)}, {listed('j', SYNC_JOBS)}")
-    sql = sql.replace("{parents}", listed("i", INTEGRATIONS)).replace("{resting}", RESTING_LISTED)
+    sql = _CLAIM.replace("{columns}", f"{SYNC_RUNS.listed('o')}, {SYNC_JOBS.listed('j')}")
+    sql = sql.replace("{parents}", INTEGRATIONS.listed("i")).replace("{resting}", RESTING_LISTED)
     statement = text(sql.replace("{limit}", str(int(limit)))).bindparams(
         bindparam("now", type_=moment),
         bindparam("expires", type_=moment),

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from sqlalchemy import Table
+from sqlalchemy import ColumnClause, Table, bindparam, column
 
 from integration_hub.domain import integration, sync_job, sync_run, webhook, webhook_message
 from integration_hub.domain.aggregate import Aggregate
@@ -98,6 +98,20 @@ class Mapper(Generic[A]):
         for put, default in self._absent:
             put(item, default)
         return item
+
+    def listed(self, alias: str) -> str:
+        """The columns of a table that is called `alias`, each named for both, for SQL in text."""
+        return ", ".join(f"{alias}.{name} AS {alias}_{name}" for name in self.columns)
+
+    def typed(self, alias: str) -> list[ColumnClause[Any]]:
+        """The same, with the types that a result has."""
+        return [column(f"{alias}_{each.name}", each.type) for each in self.table.columns]
+
+    def new_values(self) -> dict[str, Any]:
+        """A parameter for each column; `parameters` gives their values."""
+        return {
+            each.name: bindparam(f"new_{each.name}", type_=each.type) for each in self.table.columns
+        }
 
     def dump(self, item: A) -> dict[str, Any]:
         """The row of an object, by column."""

@@ -49,7 +49,7 @@ from integration_hub.ports.unit_of_work import EveryTenant
 from integration_hub.sql.filtering import asked
 from integration_hub.sql.mapping import ATTEMPTS, DELIVERIES, HEALTH, MESSAGES, WEBHOOKS, Mapper
 from integration_hub.sql.models import OPEN
-from integration_hub.sql.prepared import DIALECT, Prepared
+from integration_hub.sql.prepared import Prepared, type_name
 from integration_hub.sql.statements import INSERTS
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class MessageStatements:
 
     @cached_property
     def put_message(self) -> Prepared:
-        statement = INSERTS[self.dialect](_MESSAGES).values(_new_values(MESSAGES))
+        statement = INSERTS[self.dialect](_MESSAGES).values(MESSAGES.new_values())
         statement = statement.on_conflict_do_nothing(
             index_elements=["tenant_id", "idempotency_key"]
         )
@@ -165,19 +165,19 @@ class MessageStatements:
 
     @cached_property
     def put_delivery(self) -> Prepared:
-        return Prepared(insert(_DELIVERIES).values(_new_values(DELIVERIES)))
+        return Prepared(insert(_DELIVERIES).values(DELIVERIES.new_values()))
 
     @cached_property
     def put_deliveries(self) -> Prepared:
         """Postgres: many at once, from a JSON array of rows; those that are there stay."""
-        typed = ", ".join(f"{each.name} {_type(each)}" for each in _DELIVERIES.columns)
+        typed = ", ".join(f"{each.name} {type_name(each.type)}" for each in _DELIVERIES.columns)
         names = ", ".join(DELIVERIES.columns)
         sql = _PUT_DELIVERIES.format(names=names, typed=typed)
         return Prepared(text(sql).bindparams(bindparam("rows", type_=Text)))
 
     @cached_property
     def put_attempt(self) -> Prepared:
-        return Prepared(insert(_ATTEMPTS).values(_new_values(ATTEMPTS)))
+        return Prepared(insert(_ATTEMPTS).values(ATTEMPTS.new_values()))
 
     @cached_property
     def deliveries_of(self) -> Prepared:
@@ -217,13 +217,13 @@ class MessageStatements:
 
     def _waiting(self, *, scoped: bool) -> Prepared:
         sql = _WAITING.format(
-            columns=_listed("w", WEBHOOKS),
+            columns=WEBHOOKS.listed("w"),
             open=_open("d"),
             deliverable=_MAY_BE_SENT_TO,
             scope="AND w.tenant_id = :tenant_id" if scoped else "",
         )
         typed = [
-            *(column(f"w_{each.name}", each.type) for each in _HOOKS.columns),
+            *WEBHOOKS.typed("w"),
             column("is_troubled", _HOOKS.c.is_active.type),
             column("since", _DELIVERIES.c.next_attempt_at.type),
         ]
@@ -238,15 +238,15 @@ class MessageStatements:
     def take(self) -> Prepared:
         """Postgres: one statement."""
         sql = _TAKE.format(
-            open=_open("d"), deliveries=_listed("d", DELIVERIES), messages=_listed("m", MESSAGES)
+            open=_open("d"), deliveries=DELIVERIES.listed("d"), messages=MESSAGES.listed("m")
         )
         moment = _DELIVERIES.c.next_attempt_at.type
         typed = [
             column("was", _DELIVERIES.c.status.type),
             column("was_due", moment),
             column("was_last", moment),
-            *(column(f"d_{each.name}", each.type) for each in _DELIVERIES.columns),
-            *(column(f"m_{each.name}", each.type) for each in _MESSAGES.columns),
+            *DELIVERIES.typed("d"),
+            *MESSAGES.typed("m"),
         ]
         statement = text(sql).bindparams(
             bindparam("now", type_=moment),
@@ -282,10 +282,10 @@ class MessageStatements:
         """
         changes = {name: _DELIVERIES.c[name] for name in _CHANGES}
         typed = [
-            f"id {_type(_DELIVERIES.c.id)}",
+            f"id {type_name(_DELIVERIES.c.id.type)}",
             "was integer",
-            *(f"{name} {_type(each)}" for name, each in changes.items()),
-            *(f"attempt_{each.name} {_type(each)}" for each in _ATTEMPTS.columns),
+            *(f"{name} {type_name(each.type)}" for name, each in changes.items()),
+            *(f"attempt_{each.name} {type_name(each.type)}" for each in _ATTEMPTS.columns),
         ]
         sql = _FINISH_MANY.format(
             typed=", ".join(typed),
@@ -318,7 +318,7 @@ class MessageStatements:
     @cached_property
     def count_failure(self) -> Prepared:
         """One more, whatever others count at the same time."""
-        statement = INSERTS[self.dialect](_HEALTH).values(_new_values(HEALTH))
+        statement = INSERTS[self.dialect](_HEALTH).values(HEALTH.new_values())
         given = statement.excluded
         later = func.greatest if self.is_postgres else func.max
         # SQLite's max() is NULL where one of its arguments is; Postgres' greatest() is not.
@@ -352,16 +352,8 @@ class MessageStatements:
         return Prepared(delete(_MESSAGES).where(_MESSAGES.c.id.in_(old)))
 
 
-def _type(each: Any) -> str:
-    return str(each.type.dialect_impl(DIALECT).compile(DIALECT))
-
-
 def _open(alias: str) -> str:
     return str(OPEN).replace("status", f"{alias}.status")
-
-
-def _listed(alias: str, mapper: Mapper[Any]) -> str:
-    return ", ".join(f"{alias}.{name} AS {alias}_{name}" for name in mapper.columns)
 
 
 def _parameter(table: Any, name: str) -> Any:
@@ -370,10 +362,6 @@ def _parameter(table: Any, name: str) -> Any:
 
 def _new(table: Any, name: str) -> Any:
     return bindparam(f"new_{name}", type_=table.c[name].type)
-
-
-def _new_values(mapper: Mapper[Any]) -> dict[str, Any]:
-    return {name: _new(mapper.table, name) for name in mapper.columns}
 
 
 def _is(table: Any, name: str) -> Any:

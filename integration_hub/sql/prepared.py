@@ -14,8 +14,14 @@ import psycopg
 from sqlalchemy import Dialect, Executable
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.sql.elements import ClauseElement
+from sqlalchemy.types import TypeEngine
 
 DIALECT: Dialect = PGDialect_psycopg()  # type: ignore[no-untyped-call]
+
+
+def type_name(type_: TypeEngine[Any]) -> str:
+    """A type as Postgres calls it."""
+    return str(type_.dialect_impl(DIALECT).compile(DIALECT))
 
 
 class Prepared:

@@ -63,11 +63,7 @@ class SqliteSecretRepository(SqlSecretRepository):
     OF = Prepared(select(_SECRETS).where(_SECRETS.c.webhook_id.in_(_IDS)))
 
 
-_PUT_SECRET = Prepared(
-    insert(_SECRETS).values(
-        {each.name: bindparam(f"new_{each.name}", type_=each.type) for each in _SECRETS.columns}
-    )
-)
+_PUT_SECRET = Prepared(insert(_SECRETS).values(SECRETS.new_values()))
 _EXPIRE = Prepared(
     update(_SECRETS)
     .where(

@@ -113,8 +113,7 @@ class RunStatements:
 
     @cached_property
     def insert_run(self) -> Prepared:
-        values = {column.name: _new(column) for column in _RUNS.columns}
-        return Prepared(insert(_RUNS).values(values))
+        return Prepared(insert(_RUNS).values(SYNC_RUNS.new_values()))
 
     def _free(self, *, scoped: bool) -> Prepared:
         """SQLite: due jobs with their integrations, from an offset on."""
