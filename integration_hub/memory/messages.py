@@ -21,7 +21,7 @@ from integration_hub.domain.webhook_message import (
     WebhookMessage,
 )
 from integration_hub.domain.webhook_secret import WebhookSecret
-from integration_hub.memory.store import ANY, InboxEntry, Row
+from integration_hub.memory.store import ANY, InboxEntry
 from integration_hub.ports.messages import (
     OLDEST_FIRST,
     InboxLife,
@@ -30,7 +30,6 @@ from integration_hub.ports.messages import (
     Waiting,
 )
 from integration_hub.ports.query import WebhookFilter
-from integration_hub.ports.unit_of_work import EveryTenant
 
 if TYPE_CHECKING:
     from integration_hub.memory.unit_of_work import MemoryUnitOfWork
@@ -50,11 +49,8 @@ class InMemoryMessageRepository(MessagesLife["MemoryUnitOfWork"]):
         found = dict.fromkeys(STATUSES.values(), 0)
         with self._uow.store.lock:
             for delivery in self._loaded(self._rows.all_ids()):
-                found[delivery.status] += self._is_seen(delivery)
+                found[delivery.status] += self._uow.sees(delivery.tenant)
         return found
-
-    def _is_seen(self, row: Row) -> bool:
-        return isinstance(self._uow.tenant, EveryTenant) or row.tenant == self._uow.tenant
 
     def _loaded(self, ids: Iterable[UUID]) -> list[WebhookDelivery]:
         return [row for row in map(self._rows.get, ids) if row is not None]
@@ -83,12 +79,12 @@ class InMemoryMessageRepository(MessagesLife["MemoryUnitOfWork"]):
     def _message(self, id: UUID) -> WebhookMessage | None:
         with self._uow.store.lock:
             found = self._messages.get(id)
-        return found if found is not None and self._is_seen(found) else None
+        return found if found is not None and self._uow.sees(found.tenant) else None
 
     def _delivery(self, id: UUID) -> WebhookDelivery | None:
         with self._uow.store.lock:
             found = self._rows.get(id)
-        return found if found is not None and self._is_seen(found) else None
+        return found if found is not None and self._uow.sees(found.tenant) else None
 
     def _deliveries_of(self, message: WebhookMessage) -> list[WebhookDelivery]:
         with self._uow.store.lock:
@@ -147,7 +143,7 @@ class InMemoryMessageRepository(MessagesLife["MemoryUnitOfWork"]):
     ) -> bool:
         throttled = None if health is None else health.throttled_until
         return (
-            self._is_seen(webhook)
+            self._uow.sees(webhook.tenant)
             and webhook.is_active
             and webhook.status in DELIVERABLE
             and (throttled is None or throttled <= now)
@@ -232,7 +228,7 @@ class InMemoryMessageRepository(MessagesLife["MemoryUnitOfWork"]):
                 for message in messages
                 if message.occurred_at < before
                 and message.is_fanned_out
-                and self._is_seen(message)
+                and self._uow.sees(message.tenant)
                 and not any(each.is_open for each in self._deliveries_of(message))
             ]
             gone = sorted(old)[:limit]
@@ -291,10 +287,9 @@ class InMemoryInboxRepository(InboxLife["MemoryUnitOfWork"]):
         return True
 
     def _forget(self, before: datetime, limit: int) -> int:
-        tenant = self._uow.tenant
         with self._uow.store.lock:
             rows = [row for row in map(self._rows.get, self._rows.all_ids()) if row is not None]
-            seen = [r for r in rows if isinstance(tenant, EveryTenant) or r.tenant == tenant]
+            seen = [row for row in rows if self._uow.sees(row.tenant)]
             old = sorted((row.received_at, row.id) for row in seen if row.received_at < before)
             for _, id in old[:limit]:
                 self._uow.discard(InboxEntry, id, is_cascade=True)

@@ -194,7 +194,7 @@ class MemoryRepository(Generic[A, F]):
         return item.added(tenant=tenant, actor=self._uow.actor, now=self._uow.clock.now())
 
     def _is_seen(self, item: Aggregate) -> bool:
-        return isinstance(self._uow.tenant, EveryTenant) or item.tenant == self._uow.tenant
+        return self._uow.sees(item.tenant)
 
     def _seen(self, id: UUID) -> A | None:
         item = self._layer.get(id)

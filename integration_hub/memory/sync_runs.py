@@ -18,7 +18,6 @@ from integration_hub.domain.sync_run import SyncRun, max_concurrency, opened
 from integration_hub.domain.values import checked_count, checked_id, checked_time, optional_time
 from integration_hub.memory.store import ANY
 from integration_hub.ports.sync_runs import RunsLife, checked_statuses
-from integration_hub.ports.unit_of_work import EveryTenant
 
 if TYPE_CHECKING:
     from integration_hub.memory.unit_of_work import MemoryUnitOfWork
@@ -37,7 +36,7 @@ class InMemorySyncRunRepository(RunsLife):
         self._uow.require_active()
         with self._uow.store.lock:
             run = self._runs.get(checked_id("id", id))
-            if run is None or not self._is_seen(run):
+            if run is None or not self._uow.sees(run.tenant):
                 raise SyncRunNotFound(id)
             return run
 
@@ -59,7 +58,7 @@ class InMemorySyncRunRepository(RunsLife):
         found = [
             run
             for run in runs
-            if self._is_seen(run)
+            if self._uow.sees(run.tenant)
             and (wanted is None or run.status in wanted)
             and (start is None or run.started_at >= start)
         ]
@@ -71,7 +70,9 @@ class InMemorySyncRunRepository(RunsLife):
         checked_count("limit", limit, least=1)
         with self._uow.store.lock:
             runs = [run for run in map(self._runs.get, self._runs.all_ids()) if run is not None]
-            ended = [(r.finished_at, r.id) for r in runs if r.finished_at and self._is_seen(r)]
+            ended = [
+                (r.finished_at, r.id) for r in runs if r.finished_at and self._uow.sees(r.tenant)
+            ]
             old = sorted(each for each in ended if each[0] < moment)[:limit]
             for _, id in old:
                 self._uow.discard(SyncRun, id, is_cascade=True)
@@ -124,7 +125,7 @@ class InMemorySyncRunRepository(RunsLife):
         self._uow.require_active()
         with self._uow.store.lock:
             run = self._runs.get(id)
-            if run is None or not self._is_seen(run):
+            if run is None or not self._uow.sees(run.tenant):
                 return None
             job = self._jobs.get(run.sync_job_id)
             assert job is not None
@@ -139,7 +140,7 @@ class InMemorySyncRunRepository(RunsLife):
                 for run in runs
                 if run is not None
                 and run.lease_expires_at <= now
-                and self._is_seen(run)
+                and self._uow.sees(run.tenant)
                 and self._uow.store.held.get(run.id, self._uow) is self._uow
             ]
             expired.sort(key=lambda run: (run.lease_expires_at, run.id))
@@ -152,6 +153,3 @@ class InMemorySyncRunRepository(RunsLife):
             self._uow.put(SyncRun, run)
             if job is not None:
                 self._uow.put(SyncJob, evolved(job, updated_by=self._uow.actor))
-
-    def _is_seen(self, run: SyncRun) -> bool:
-        return isinstance(self._uow.tenant, EveryTenant) or run.tenant == self._uow.tenant

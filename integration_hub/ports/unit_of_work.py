@@ -166,6 +166,15 @@ class UnitOfWorkLifecycle:
     def _rollback(self) -> None:
         raise AssertionError(f"{type(self).__name__} must say how it rolls back")
 
+    @property
+    def scope(self) -> str | None:
+        """The tenant whose rows are seen; None for every one."""
+        return None if isinstance(self.tenant, EveryTenant) else self.tenant
+
+    def sees(self, tenant: str) -> bool:
+        """Whether rows of a tenant are seen, and may be changed."""
+        return self.scope in (None, tenant)
+
     def tenant_for(self, item_tenant: str) -> str:
         """The tenant of a new object. Raises `ValidationError` where that is unclear."""
         if isinstance(self.tenant, EveryTenant):

@@ -77,7 +77,7 @@ class SqlSyncJobRepository(SqlRepository[SyncJob, SyncJobFilter]):
         checked_count("limit", limit, least=1)
         shape, values = self._asked(SyncJobFilter(due_by=moment))
         return self._loaded(
-            self.STATEMENTS.due(shape, scoped=self._is_scoped), {**values, "limit": limit}
+            self.STATEMENTS.due(shape, scoped=self._uow.is_scoped), {**values, "limit": limit}
         )
 
     def claim(

@@ -45,7 +45,6 @@ from integration_hub.domain.webhook_message import (
 )
 from integration_hub.ports.messages import OLDEST_FIRST, Made, MessagesLife, Waiting
 from integration_hub.ports.query import WebhookFilter
-from integration_hub.ports.unit_of_work import EveryTenant
 from integration_hub.sql.filtering import asked
 from integration_hub.sql.mapping import ATTEMPTS, DELIVERIES, HEALTH, MESSAGES, WEBHOOKS, Mapper
 from integration_hub.sql.models import OPEN
@@ -392,17 +391,15 @@ class SqlMessageRepository(MessagesLife["SqlUnitOfWork"]):
     def __init__(self, uow: SqlUnitOfWork) -> None:
         self._uow = uow
         self.clock = uow.clock
-        self._is_scoped = not isinstance(uow.tenant, EveryTenant)
 
     def counts(self) -> dict[DeliveryStatus, int]:
         self._uow.require_active()
-        rows = self._uow.rows(self.STATEMENTS.counts(scoped=self._is_scoped), self._scoped())
+        rows = self._uow.rows(
+            self.STATEMENTS.counts(scoped=self._uow.is_scoped), self._uow.scoped()
+        )
         found = dict.fromkeys(STATUSES.values(), 0)
         found.update((STATUSES[status], count) for status, count in rows)
         return found
-
-    def _scoped(self, **values: Any) -> dict[str, Any]:
-        return {"tenant_id": self._uow.tenant, **values} if self._is_scoped else values
 
     def _webhooks_of(self, tenant: str, wanted: WebhookFilter, limit: int | None) -> list[Webhook]:
         shape, values = asked(wanted)
@@ -436,8 +433,8 @@ class SqlMessageRepository(MessagesLife["SqlUnitOfWork"]):
         return found
 
     def _one(self, mapper: Mapper[Any], id: UUID) -> Any:
-        statement = self.STATEMENTS.get(mapper, scoped=self._is_scoped)
-        for row in self._uow.rows(statement, self._scoped(id=id)):
+        statement = self.STATEMENTS.get(mapper, scoped=self._uow.is_scoped)
+        for row in self._uow.rows(statement, self._uow.scoped(id=id)):
             return mapper.load(row)
         return None
 
@@ -458,16 +455,16 @@ class SqlMessageRepository(MessagesLife["SqlUnitOfWork"]):
 
     def _not_fanned_out(self, limit: int) -> list[WebhookMessage]:
         self._uow.begun()
-        statement = self.STATEMENTS.not_fanned_out(scoped=self._is_scoped)
-        rows = self._uow.rows(statement, self._scoped(limit=limit))
+        statement = self.STATEMENTS.not_fanned_out(scoped=self._uow.is_scoped)
+        rows = self._uow.rows(statement, self._uow.scoped(limit=limit))
         return [MESSAGES.load(row) for row in rows]
 
     def _fanned_out(self, message: WebhookMessage) -> None:
         self._uow.touch(self.STATEMENTS.fanned_out, {"new_id": message.id})
 
     def _waiting(self, now: datetime, limit: int) -> list[Waiting]:
-        statement = self.STATEMENTS.waiting(scoped=self._is_scoped)
-        rows = self._uow.rows(statement, self._scoped(now=now, limit=limit))
+        statement = self.STATEMENTS.waiting(scoped=self._uow.is_scoped)
+        rows = self._uow.rows(statement, self._uow.scoped(now=now, limit=limit))
         return [Waiting(WEBHOOKS.load(row[:-2]), bool(row[-2]), row[-1]) for row in rows]
 
     def _finish(
@@ -505,8 +502,8 @@ class SqlMessageRepository(MessagesLife["SqlUnitOfWork"]):
         self._uow.touch(self.STATEMENTS.clear_health, {"id": webhook.id})
 
     def _forget(self, before: datetime, limit: int) -> int:
-        values = self._scoped(occurred_at=before, limit=limit)
-        return self._uow.touch(self.STATEMENTS.forget(scoped=self._is_scoped), values)
+        values = self._uow.scoped(occurred_at=before, limit=limit)
+        return self._uow.touch(self.STATEMENTS.forget(scoped=self._uow.is_scoped), values)
 
 
 class PostgresMessageRepository(SqlMessageRepository):

@@ -37,7 +37,6 @@ from integration_hub.ports.query import (
     checked_sort,
 )
 from integration_hub.ports.repositories import require_free, scope_of
-from integration_hub.ports.unit_of_work import EveryTenant
 from integration_hub.sql.bulk import copy_in, execute_many, streamed
 from integration_hub.sql.filtering import Shape, asked
 from integration_hub.sql.mapping import Mapper
@@ -101,7 +100,7 @@ class SqlRepository(Generic[A, F]):
     def save(self, item: A, /) -> A:
         self._uow.require_active()
         tenant = checked_item(self._kind, item).tenant
-        if not self._is_own(tenant):
+        if not self._uow.sees(tenant):
             raise self._missing(item.id)
         changed = item.saved(actor=self._uow.actor, now=self._uow.clock.now())
         parameters = {**self._mapper.parameters(changed), "expected": item.version}
@@ -129,16 +128,16 @@ class SqlRepository(Generic[A, F]):
         raise DuplicateName(self._kind.KIND, new.name)
 
     def remove(self, id: UUID, /) -> None:
-        statement = self.STATEMENTS.delete(scoped=self._is_scoped)
-        if self._uow.touch(statement, self._scoped(id=checked_id("id", id))) != 1:
+        statement = self.STATEMENTS.delete(scoped=self._uow.is_scoped)
+        if self._uow.touch(statement, self._uow.scoped(id=checked_id("id", id))) != 1:
             raise self._missing(id)
 
     # --- looking up ---------------------------------------------------------------------------
 
     def get(self, id: UUID, /) -> A:
         self._uow.require_active()
-        statement = self.STATEMENTS.get(scoped=self._is_scoped)
-        for row in self._uow.rows(statement, self._scoped(id=checked_id("id", id))):
+        statement = self.STATEMENTS.get(scoped=self._uow.is_scoped)
+        for row in self._uow.rows(statement, self._uow.scoped(id=checked_id("id", id))):
             return self._mapper.load(row)
         raise self._missing(id)
 
@@ -195,7 +194,7 @@ class SqlRepository(Generic[A, F]):
         statement = self.STATEMENTS.rows(
             shape,
             checked_sort(sort, self.FILTER),
-            scoped=self._is_scoped,
+            scoped=self._uow.is_scoped,
             is_aside=not self.STATEMENTS.is_postgres,
         )
         return self._streamed(statement, values, batch)
@@ -213,14 +212,14 @@ class SqlRepository(Generic[A, F]):
     def count(self, filter: F | None = None) -> int:
         self._uow.require_active()
         shape, values = self._asked(filter)
-        rows = self._uow.rows(self.STATEMENTS.count(shape, scoped=self._is_scoped), values)
+        rows = self._uow.rows(self.STATEMENTS.count(shape, scoped=self._uow.is_scoped), values)
         found: int = rows[0][0]
         return found
 
     def exists(self, filter: F) -> bool:
         self._uow.require_active()
         shape, values = self._asked(filter)
-        rows = self._uow.rows(self.STATEMENTS.exists(shape, scoped=self._is_scoped), values)
+        rows = self._uow.rows(self.STATEMENTS.exists(shape, scoped=self._uow.is_scoped), values)
         return bool(rows[0][0])
 
     # --- inside -------------------------------------------------------------------------------
@@ -230,30 +229,13 @@ class SqlRepository(Generic[A, F]):
         tenant = self._uow.tenant_for(checked_item(self._kind, item).tenant)
         return item.added(tenant=tenant, actor=self._uow.actor, now=self._uow.clock.now())
 
-    def _scope(self) -> str | None:
-        """The tenant to look in; None for every one."""
-        tenant = self._uow.tenant
-        return None if isinstance(tenant, EveryTenant) else tenant
-
-    @property
-    def _is_scoped(self) -> bool:
-        return not isinstance(self._uow.tenant, EveryTenant)
-
-    def _scoped(self, **values: Any) -> dict[str, Any]:
-        """The parameters, with the tenant where the statement asks for it."""
-        scope = self._scope()
-        return values if scope is None else {"tenant_id": scope, **values}
-
     def _own(self) -> list[ColumnElement[bool]]:
-        scope = self._scope()
+        scope = self._uow.scope
         return [] if scope is None else [self._table.c.tenant_id == scope]
-
-    def _is_own(self, tenant: str) -> bool:
-        return self._scope() in (None, tenant)
 
     def _asked(self, filter: F | None) -> tuple[Shape, dict[str, Any]]:
         shape, values = asked(checked_filter(filter, self.FILTER))
-        return shape, self._scoped(**values)
+        return shape, self._uow.scoped(**values)
 
     def _found(
         self,
@@ -269,7 +251,7 @@ class SqlRepository(Generic[A, F]):
         statement = self.STATEMENTS.rows(
             shape,
             checked_sort(sort, self.FILTER),
-            scoped=self._is_scoped,
+            scoped=self._uow.is_scoped,
             after=after is not None,
             limited=limit is not None,
             skipping=bool(offset),
@@ -289,8 +271,8 @@ class SqlRepository(Generic[A, F]):
     def _by_name(self, **values: Any) -> list[A]:
         """Those of a name: one, or through `EVERY_TENANT` perhaps several integrations."""
         self._uow.require_active()
-        statement = self.STATEMENTS.by_name(scoped=self._is_scoped)
-        return self._loaded(statement, self._scoped(**values))
+        statement = self.STATEMENTS.by_name(scoped=self._uow.is_scoped)
+        return self._loaded(statement, self._uow.scoped(**values))
 
     def _named(self, name: str, integration_id: UUID) -> A:
         """The child of that name."""

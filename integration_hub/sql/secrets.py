@@ -15,7 +15,6 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from integration_hub.domain.webhook_secret import WebhookSecret
 from integration_hub.ports.messages import InboxLife, SecretsLife
-from integration_hub.ports.unit_of_work import EveryTenant
 from integration_hub.sql.mapping import SECRETS
 from integration_hub.sql.models import InboxMessageRow
 from integration_hub.sql.prepared import Prepared
@@ -124,11 +123,8 @@ class SqlInboxRepository(InboxLife["SqlUnitOfWork"]):
         return self._uow.touch(self.STATEMENTS.accept, given) == 1
 
     def _forget(self, before: datetime, limit: int) -> int:
-        values: dict[str, Any] = {"received_at": before, "limit": limit}
-        is_scoped = not isinstance(self._uow.tenant, EveryTenant)
-        if is_scoped:
-            values["tenant_id"] = self._uow.tenant
-        return self._uow.touch(self.STATEMENTS.forget(scoped=is_scoped), values)
+        values = self._uow.scoped(received_at=before, limit=limit)
+        return self._uow.touch(self.STATEMENTS.forget(scoped=self._uow.is_scoped), values)
 
 
 class PostgresInboxRepository(SqlInboxRepository):

@@ -34,7 +34,6 @@ from integration_hub.domain.sync_job import SyncJob
 from integration_hub.domain.sync_run import SyncRun, max_concurrency, opened
 from integration_hub.domain.values import checked_count, checked_id, checked_time, new_id
 from integration_hub.ports.sync_runs import Change, RunsLife, checked_statuses
-from integration_hub.ports.unit_of_work import EveryTenant
 from integration_hub.sql.claiming import OF_JOB, OF_RUN, claim_text, ending_text
 from integration_hub.sql.filtering import may_run, waiting
 from integration_hub.sql.mapping import INTEGRATIONS, SYNC_JOBS, SYNC_RUNS
@@ -170,12 +169,11 @@ class SqlSyncRunRepository(RunsLife):
     def __init__(self, uow: SqlUnitOfWork) -> None:
         self._uow = uow
         self.clock = uow.clock
-        self._is_scoped = not isinstance(uow.tenant, EveryTenant)
 
     def get(self, id: UUID, /) -> SyncRun:
         self._uow.require_active()
-        values = self._scoped(id=checked_id("id", id))
-        for row in self._uow.rows(self.STATEMENTS.get(scoped=self._is_scoped), values):
+        values = self._uow.scoped(id=checked_id("id", id))
+        for row in self._uow.rows(self.STATEMENTS.get(scoped=self._uow.is_scoped), values):
             return SYNC_RUNS.load(row)
         raise SyncRunNotFound(id)
 
@@ -190,13 +188,13 @@ class SqlSyncRunRepository(RunsLife):
         self._uow.require_active()
         checked_count("limit", limit, least=1)
         wanted = checked_statuses(status)
-        values = self._scoped(sync_job_id=checked_id("job_id", job_id), limit=limit)
+        values = self._uow.scoped(sync_job_id=checked_id("job_id", job_id), limit=limit)
         if wanted is not None:
             values["statuses"] = list(wanted)
         if since is not None:
             values["started_at"] = checked_time("since", since)
         statement = self.STATEMENTS.history(
-            scoped=self._is_scoped, chosen=wanted is not None, dated=since is not None
+            scoped=self._uow.is_scoped, chosen=wanted is not None, dated=since is not None
         )
         return [SYNC_RUNS.load(row) for row in self._uow.rows(statement, values)]
 
@@ -204,22 +202,22 @@ class SqlSyncRunRepository(RunsLife):
         self._uow.require_active()
         moment = checked_time("before", before)
         checked_count("limit", limit, least=1)
-        values = self._scoped(finished_at=moment, limit=limit)
-        return self._uow.touch(self.STATEMENTS.prune(scoped=self._is_scoped), values)
+        values = self._uow.scoped(finished_at=moment, limit=limit)
+        return self._uow.touch(self.STATEMENTS.prune(scoped=self._uow.is_scoped), values)
 
     # --- the life of a run --------------------------------------------------------------------
 
     def _held(self, id: UUID) -> tuple[SyncRun, SyncJob] | None:
         self._uow.begun()
-        values = self._scoped(id=id)
-        for row in self._uow.rows(self.STATEMENTS.held(scoped=self._is_scoped), values):
+        values = self._uow.scoped(id=id)
+        for row in self._uow.rows(self.STATEMENTS.held(scoped=self._uow.is_scoped), values):
             return _both(row)
         return None
 
     def _expired(self, now: datetime, limit: int) -> list[tuple[SyncRun, SyncJob]]:
         self._uow.begun()
-        values = self._scoped(lease_expires_at=now, limit=limit)
-        rows = self._uow.rows(self.STATEMENTS.expired(scoped=self._is_scoped), values)
+        values = self._uow.scoped(lease_expires_at=now, limit=limit)
+        rows = self._uow.rows(self.STATEMENTS.expired(scoped=self._uow.is_scoped), values)
         return [_both(row) for row in rows]
 
     def _keep(self, run: SyncRun, job: SyncJob | None) -> None:
@@ -231,9 +229,6 @@ class SqlSyncRunRepository(RunsLife):
     def _change_job(self, job: SyncJob) -> None:
         values = SYNC_JOBS.picked(job, ("id", *OF_JOB), "new_")
         self._uow.touch(self.STATEMENTS.change_job, values)
-
-    def _scoped(self, **values: Any) -> dict[str, Any]:
-        return {"tenant_id": self._uow.tenant, **values} if self._is_scoped else values
 
 
 def _both(row: Any) -> tuple[SyncRun, SyncJob]:
@@ -254,8 +249,8 @@ class SqliteSyncRunRepository(SqlSyncRunRepository):
         found: list[SyncRun] = []
         passed = 0
         while len(found) < limit:
-            values = self._scoped(next_run_at=now, limit=_SCAN, offset=passed)
-            rows = self._uow.rows(self.STATEMENTS.free(scoped=self._is_scoped), values)
+            values = self._uow.scoped(next_run_at=now, limit=_SCAN, offset=passed)
+            rows = self._uow.rows(self.STATEMENTS.free(scoped=self._uow.is_scoped), values)
             for row in rows:
                 width = len(SYNC_JOBS.columns)
                 job, parent = SYNC_JOBS.load(row[:width]), INTEGRATIONS.load(row[width:])
@@ -328,7 +323,7 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
             "actor": self._uow.actor,
             "now": now,
             "expires": now + lease,
-            "tenant": self._uow.tenant if self._is_scoped else None,
+            "tenant": self._uow.scope,
         }
         rows = self._uow.rows(self.STATEMENTS.claim(limit), values)
         return rows[0][0], [_claimed(row[1:]) for row in rows if row[1] is not None]
@@ -360,7 +355,7 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
         ]
         values = {
             "endings": json.dumps(endings, default=str),  # ids, and moments with their offset
-            "tenant": self._uow.tenant if self._is_scoped else None,
+            "tenant": self._uow.scope,
         }
         return self._uow.touch(self.STATEMENTS.end, values) == len(changes)
 

@@ -103,6 +103,14 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         self._enter()
         return self
 
+    @property
+    def is_scoped(self) -> bool:
+        return self.scope is not None
+
+    def scoped(self, **values: Any) -> dict[str, Any]:
+        """The parameters, with the tenant where the statement asks for it."""
+        return {"tenant_id": self.scope, **values} if self.is_scoped else values
+
     # --- statements ---------------------------------------------------------------------------
 
     def read(
