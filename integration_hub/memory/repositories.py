@@ -40,7 +40,6 @@ from integration_hub.ports.query import (
 )
 from integration_hub.ports.repositories import require_free, scope_of, the_only_one
 from integration_hub.ports.sync_runs import CLAIM_LEASE
-from integration_hub.ports.unit_of_work import EveryTenant
 
 if TYPE_CHECKING:
     from integration_hub.memory.unit_of_work import Layer, MemoryUnitOfWork
@@ -246,8 +245,8 @@ class MemoryRepository(Generic[A, F]):
         if due_by is not None:
             return layer.due(due_by)
         choices = index_keys(filter)
-        if not isinstance(self._uow.tenant, EveryTenant):
-            choices["tenant"] = [self._uow.tenant]
+        if self._uow.scope is not None:
+            choices["tenant"] = [self._uow.scope]
         if not choices:
             return layer.all_ids()
         index = min(choices, key=lambda name: layer.count(name, choices[name]))
@@ -263,8 +262,8 @@ class InMemoryIntegrationRepository(MemoryRepository[Integration, IntegrationFil
     def get_by_name(self, name: str, /) -> Integration:
         self._uow.require_active()
         with self._uow.store.lock:
-            if not isinstance(self._uow.tenant, EveryTenant):
-                return self._named(self._uow.tenant, name)
+            if self._uow.scope is not None:
+                return self._named(self._uow.scope, name)
             return the_only_one(self._layer.sharing(searchable("name", name)), name)
 
     def by_type(self, *types: str) -> list[Integration]:
