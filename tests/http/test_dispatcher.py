@@ -27,6 +27,7 @@ from integration_hub import (
     public_key,
     verify,
 )
+from integration_hub.domain.webhook_message import DeliveryOptions
 from integration_hub.http.client import USER_AGENT
 from integration_hub.testing import IntegrationFactory, ManualClock, WebhookFactory
 from raw_server import Peer, Serve
@@ -169,6 +170,12 @@ def test_what_is_no_success(
         assert delivery.next_attempt_at >= hub_clock.now() + timedelta(seconds=70)
     with hub.unit_of_work() as uow:
         assert uow.webhooks.get(webhook.id).status == ("disabled" if status == 410 else "active")
+
+
+def test_an_attempt_has_fifteen_seconds_unless_a_webhook_says_less() -> None:
+    assert DeliveryOptions.of(WebhookFactory.build()).timeout == timedelta(seconds=15)
+    less = WebhookFactory.build(config={"delivery": {"timeout": 2}})
+    assert DeliveryOptions.of(less).timeout == timedelta(seconds=2)
 
 
 def hangs(peer: Peer) -> None:

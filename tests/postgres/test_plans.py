@@ -43,6 +43,7 @@ RUNS = (
 )
 INSTEAD = {
     "the claim": "ix_sync_jobs_due",
+    "who is told of an event": "ix_webhooks_events",
     "deliveries that are due": "ix_webhook_deliveries_open",
     "deliveries that are taken": "ix_webhook_deliveries_open",
 }
@@ -140,6 +141,7 @@ def _take(uow: Any) -> Any:
 
 
 PLANS = {
+    "who is told of an event": lambda uow: uow.messages.publish("event7.paid", None),
     "deliveries that are due": lambda uow: uow.messages.claim(now=START + timedelta(hours=1)),
     "deliveries that are taken": _take,
     "pk_webhook_deliveries": _delivery,

@@ -431,6 +431,26 @@ class MessageContract:
             (2, "status_error"),
         ]
 
+    def test_the_schedule_is_the_specification_s_and_then_it_is_given_up(
+        self, hub: Hub, parent: Integration, hub_clock: ManualClock
+    ) -> None:
+        """Source: Standard Webhooks, "Deliverability and reliability"; 20 % more or less."""
+        minute, hour = 60, 3_600
+        waits = [5, 5 * minute, 30 * minute]
+        waits += [hours * hour for hours in (2, 5, 10, 14, 20, 24)]
+        self.add_webhook(hub, parent)
+        self.publish(hub)
+        for wait in waits:
+            (delivery,) = self.claim(hub)
+            waiting = self.record(hub, delivery, 500)
+            assert waiting.next_attempt_at is not None
+            chosen = waiting.next_attempt_at - hub_clock.now()
+            assert timedelta(seconds=0.8 * wait) <= chosen <= timedelta(seconds=1.2 * wait)
+            hub_clock.advance(chosen)
+        (delivery,) = self.claim(hub)
+        assert delivery.attempt_count == 10
+        assert self.record(hub, delivery, 500).status == DeliveryStatus.FAILED
+
     def test_a_webhook_may_have_its_own_schedule_and_then_it_is_given_up(
         self, hub: Hub, parent: Integration, hub_clock: ManualClock
     ) -> None:
@@ -569,6 +589,18 @@ class MessageContract:
         self.does(hub, lambda uow: uow.webhooks.save(resumed))
         (again,) = self.claim(hub)
         assert again.message_id == message.id
+
+    def test_after_how_long_it_is_disabled_a_webhook_may_say(
+        self, hub: Hub, parent: Integration, hub_clock: ManualClock
+    ) -> None:
+        config = {"delivery": {"disabled_after": 60, "retries": [1] * 9}}
+        webhook = self.add_webhook(hub, parent, config=config)
+        self.publish(hub)
+        for seconds, expected in ((0, "active"), (59, "active"), (2, "disabled")):
+            hub_clock.advance(seconds)
+            (delivery,) = self.claim(hub)
+            self.record(hub, delivery, 500)
+            assert self.webhook(hub, webhook).status == expected
 
     def test_one_that_is_gone_is_disabled_at_once(self, hub: Hub, parent: Integration) -> None:
         webhook = self.add_webhook(hub, parent)
