@@ -6,10 +6,11 @@ May import: `errors`, `values`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, ClassVar, Self, TypeVar
+from operator import attrgetter
+from typing import Any, ClassVar, Self, TypeAlias, TypeVar
 from uuid import UUID
 
 from integration_hub.domain.errors import InvalidTransition, NotFound, ValidationError
@@ -29,6 +30,7 @@ from integration_hub.domain.values import (
 
 A = TypeVar("A", bound="Aggregate")
 D = TypeVar("D")
+Setter: TypeAlias = Callable[[Any, Any], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,13 +125,30 @@ def put(target: object, name: str, value: object) -> None:
     object.__setattr__(target, name, value)
 
 
-def evolved(source: D, **changes: Any) -> D:
+def evolved(source: D, /, **changes: Any) -> D:
     """A copy of a frozen dataclass with changes that need no check, since they are our own."""
-    copy = object.__new__(type(source))
-    for each in dataclasses.fields(source):  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
-        name = each.name
-        put(copy, name, changes[name] if name in changes else getattr(source, name))
+    kind = type(source)
+    read, setters = _KNOWN.get(kind) or _fields_of(kind)
+    copy: D = object.__new__(kind)
+    for set_, value in zip(setters.values(), read(source)):  # noqa: B905 - equal by construction
+        set_(copy, value)
+    for name, value in changes.items():
+        setters[name](copy, value)
     return copy
+
+
+_KNOWN: dict[type[Any], tuple[Callable[[Any], tuple[Any, ...]], dict[str, Setter]]] = {}
+
+
+def _fields_of(kind: type[Any]) -> tuple[Callable[[Any], tuple[Any, ...]], dict[str, Setter]]:
+    """What reads all fields of a dataclass with slots at once, and what sets each.
+
+    A slot's own setter passes by the frozen dataclass's `__setattr__`.
+    """
+    first, *others = (each.name for each in dataclasses.fields(kind))
+    setters = {name: getattr(kind, name).__set__ for name in (first, *others)}
+    found = _KNOWN[kind] = attrgetter(first, *others), setters
+    return found
 
 
 def checked_item(kind: type[A], item: object) -> A:

@@ -155,19 +155,26 @@ def opened(
 ) -> tuple[SyncRun, SyncJob]:
     """The run of a job that is claimed at `now`, and the job as it is then."""
     started = job.started(now)
-    run = SyncRun(
+    return run_of(started, worker=worker, slot=slot, now=now, expires=now + lease), started
+
+
+def run_of(
+    job: SyncJob, /, *, worker: str, slot: int, now: datetime, expires: datetime, **more: Any
+) -> SyncRun:
+    """The run of a job that was started at `now`."""
+    return SyncRun(
         sync_job_id=job.id,
         integration_id=job.integration_id,
         slot=slot,
-        attempt=started.attempt,
+        attempt=job.attempt,
         worker=worker,
         started_at=now,
         heartbeat_at=now,
-        lease_expires_at=now + lease,
+        lease_expires_at=expires,
         checkpoint_before=job.checkpoint,
         tenant=job.tenant,
+        **more,
     )
-    return run, started
 
 
 def wait_after(attempt: int, error: object) -> timedelta:

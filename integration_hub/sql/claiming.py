@@ -43,36 +43,40 @@ WITH free AS (
     LIMIT {limit}
     FOR UPDATE OF j SKIP LOCKED
 ), queued AS (
-    SELECT *, row_number() OVER (PARTITION BY integration_id ORDER BY next_run_at, id) AS place
+    SELECT *, row_number() OVER () AS turn,
+        row_number() OVER (PARTITION BY integration_id ORDER BY next_run_at, id) AS place
     FROM free
 ), places AS (
     SELECT f.integration_id, s.slot, s.place
-    FROM (SELECT DISTINCT integration_id, most FROM free) f
-    CROSS JOIN LATERAL (
-        SELECT n AS slot, row_number() OVER (ORDER BY random()) AS place
-        FROM generate_series(1, f.most) AS n
-        WHERE n <> ALL (ARRAY(SELECT r.slot FROM sync_runs r
-            WHERE r.status = 'running' AND r.integration_id = f.integration_id
-            ORDER BY r.slot LIMIT f.most))
-        LIMIT {limit}
+    FROM (
+        SELECT integration_id, most, count(*) AS wanted, floor(random() * most)::integer AS first
+        FROM free GROUP BY integration_id, most
+    ) f
+    CROSS JOIN LATERAL (  -- from anywhere on, so that two claims seldom want the same places
+        SELECT slot, row_number() OVER () AS place FROM (
+            SELECT n % f.most + 1 AS slot FROM generate_series(f.first, f.first + f.most - 1) AS n
+            WHERE n % f.most + 1 <> ALL (ARRAY(SELECT r.slot FROM sync_runs r
+                WHERE r.status = 'running' AND r.integration_id = f.integration_id
+                ORDER BY r.slot LIMIT f.most))
+            LIMIT f.wanted
+        ) empty
     ) s
 ), opened AS (
     INSERT INTO sync_runs (id, tenant_id, sync_job_id, integration_id, slot, attempt, status,
         worker, started_at, heartbeat_at, lease_expires_at, records_processed, checkpoint_before,
         version)
-    SELECT (CAST(:ids AS uuid[]))[row_number() OVER (ORDER BY q.next_run_at, q.id)], q.tenant_id,
-        q.id, q.integration_id, p.slot, q.attempt + 1, 'running', :worker, :now, :now, :expires, 0,
-        q.checkpoint, 1
+    SELECT (CAST(:ids AS uuid[]))[q.turn], q.tenant_id, q.id, q.integration_id, p.slot,
+        q.attempt + 1, 'running', :worker, :now, :now, :expires, 0, q.checkpoint, 1
     FROM queued q JOIN places p USING (integration_id, place)
     ORDER BY q.integration_id, p.slot  -- all in one order, or two claims could wait for each other
     ON CONFLICT DO NOTHING
-    RETURNING *
+    RETURNING id, sync_job_id, slot
 ), claimed AS (
     UPDATE sync_jobs j
     SET status = 'running', status_changed_at = :now, attempt = j.attempt + 1,
         version = j.version + 1, updated_at = :now, updated_by = :actor
     FROM opened o WHERE j.id = o.sync_job_id
-    RETURNING {columns}
+    RETURNING o.id AS run_id, o.slot, {jobs}
 )
 SELECT (SELECT count(*) FROM free), claimed.*, {parents}
 FROM (VALUES (1)) AS always
@@ -130,16 +134,17 @@ def ending_text() -> Any:
 
 
 def claim_text(limit: int) -> Any:
-    """The statement. Each row has the number of jobs that were free, and then a run, its job and
-    its integration, each with all columns in order; where nothing was claimed, one row has nulls.
+    """The statement. Each row has the number of jobs that were free, then the id and the slot of a
+    run, and its job and its integration with all their columns; where nothing was claimed, one row
+    has nulls.
 
     The limit stands in the text, so that Postgres sees that it may keep the plan: with one that it
     doesn't know it plans anew each time, which takes longer than to claim.
     """
 
-    typed = [*SYNC_RUNS.typed("o"), *SYNC_JOBS.typed("j"), *INTEGRATIONS.typed("i")]
+    run = [column("run_id", SYNC_RUNS.table.c.id.type), column("slot", Integer)]
     moment = SYNC_RUNS.table.c.started_at.type
-    sql = _CLAIM.replace("{columns}", f"{SYNC_RUNS.listed('o')}, {SYNC_JOBS.listed('j')}")
+    sql = _CLAIM.replace("{jobs}", SYNC_JOBS.listed("j"))
     sql = sql.replace("{parents}", INTEGRATIONS.listed("i")).replace("{resting}", RESTING_LISTED)
     statement = text(sql.replace("{limit}", str(int(limit)))).bindparams(
         bindparam("now", type_=moment),
@@ -149,4 +154,6 @@ def claim_text(limit: int) -> Any:
         bindparam("actor", type_=Text),
         bindparam("ids", type_=ARRAY(SYNC_RUNS.table.c.id.type)),
     )
-    return statement.columns(column("free", Integer), *typed)
+    return statement.columns(
+        column("free", Integer), *run, *SYNC_JOBS.typed("j"), *INTEGRATIONS.typed("i")
+    )

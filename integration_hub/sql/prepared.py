@@ -1,20 +1,27 @@
 """A statement that is compiled once and run many times.
 
-May import: SQLAlchemy, psycopg. On Postgres it can go straight to the driver's cursor: SQLAlchemy's
-result describes every column of every answer, which for one row costs as much as the query itself.
+May import: `domain`, SQLAlchemy, psycopg. On Postgres it can go straight to the driver's cursor:
+SQLAlchemy's result describes every column of every answer, which for one row costs as much as the
+query itself.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import psycopg
+from psycopg.abc import Buffer
+from psycopg.adapt import AdaptersMap, Loader
+from psycopg.pq import ExecStatus
 from sqlalchemy import Dialect, Executable
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.sql.elements import ClauseElement
 from sqlalchemy.types import TypeEngine
+
+from integration_hub.domain.values import stored_json
 
 DIALECT: Dialect = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 
@@ -60,15 +67,56 @@ class Prepared:
                 found[name] = process
         return found
 
-    def run(
-        self, driver: psycopg.Connection[Any], parameters: Mapping[str, Any]
-    ) -> psycopg.Cursor[Any]:
+    def run(self, cursor: OwnCursor, parameters: Mapping[str, Any]) -> OwnCursor:
         """Run it on psycopg's own connection; faults are psycopg's."""
         values = {**self._constants, **parameters}
         for name, process in self._write.items():
             values[name] = process(values[name])
-        return driver.execute(self._query, values)
+        return cursor.execute(self._query, values)
 
 
 def _as_it_is(value: Any) -> Any:
     return value
+
+
+_SHORT = 256  # bytes
+_DECODER = json.JSONDecoder()
+
+
+def _read_json(document: bytes) -> Any:
+    return stored_json(_DECODER.raw_decode(document.decode())[0])
+
+
+#: Empty configs, tags and schedules are the same in many rows; what is frozen can be shared.
+_read_short_json = lru_cache(maxsize=1024)(_read_json)
+
+
+class _JsonLoader(Loader):
+    """JSONB as frozen values; psycopg's own takes longer over it than over the rest of a row."""
+
+    def load(self, data: Buffer) -> Any:
+        document = bytes(data)
+        return (_read_short_json if len(document) <= _SHORT else _read_json)(document)
+
+
+_ADAPTERS = AdaptersMap(psycopg.adapters)
+_ADAPTERS.register_loader("jsonb", _JsonLoader)
+
+
+class OwnCursor(psycopg.Cursor[Any]):
+    """A cursor that reads JSON as the domain has it.
+
+    One lasts as long as its connection: it knows by then how to read and write each type.
+    """
+
+    @property
+    def adapters(self) -> AdaptersMap:
+        return _ADAPTERS
+
+    def begin(self) -> None:
+        """Begin a transaction, by libpq alone: it can't wait for anything, and psycopg would spend
+        on it what it spends on a query.
+        """
+        result = self.connection.pgconn.exec_(b"BEGIN")
+        if result.status != ExecStatus.COMMAND_OK:
+            raise psycopg.errors.error_from_result(result)

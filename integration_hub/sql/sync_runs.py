@@ -30,8 +30,9 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from integration_hub.domain.aggregate import evolved
 from integration_hub.domain.errors import QueryTimeout, SyncRunNotFound
+from integration_hub.domain.integration import Integration
 from integration_hub.domain.sync_job import SyncJob
-from integration_hub.domain.sync_run import SyncRun, max_concurrency, opened
+from integration_hub.domain.sync_run import SyncRun, max_concurrency, opened, run_of
 from integration_hub.domain.values import checked_count, checked_id, checked_time, new_id
 from integration_hub.ports.sync_runs import Change, RunsLife, checked_statuses
 from integration_hub.sql.claiming import OF_JOB, OF_RUN, claim_text, ending_text
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from integration_hub.sql.unit_of_work import SqlUnitOfWork
 
 _RUNS, _JOBS = SYNC_RUNS.table, SYNC_JOBS.table
+_JOB_WIDTH = len(SYNC_JOBS.columns)
 _PARENTS = INTEGRATIONS.table
 Turn: TypeAlias = tuple[int, list[SyncRun]]
 _VAIN = 5  # how often a claim looks again where others were quicker each time
@@ -252,8 +254,8 @@ class SqliteSyncRunRepository(SqlSyncRunRepository):
             values = self._uow.scoped(next_run_at=now, limit=_SCAN, offset=passed)
             rows = self._uow.rows(self.STATEMENTS.free(scoped=self._uow.is_scoped), values)
             for row in rows:
-                width = len(SYNC_JOBS.columns)
-                job, parent = SYNC_JOBS.load(row[:width]), INTEGRATIONS.load(row[width:])
+                job = SYNC_JOBS.load(row[:_JOB_WIDTH])
+                parent = INTEGRATIONS.load(row[_JOB_WIDTH:])
                 slots = taken.setdefault(parent.id, set())
                 most = max_concurrency(parent.config)
                 slot = next((n for n in range(1, most + 1) if n not in slots), None)
@@ -317,16 +319,28 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
 
     def _turn(self, worker: str, limit: int, lease: timedelta, now: datetime) -> Turn:
         """How many jobs one statement found free, and the runs of those that it claimed."""
+        expires = now + lease
         values = {
             "ids": [new_id() for _ in range(limit)],
             "worker": worker,
             "actor": self._uow.actor,
             "now": now,
-            "expires": now + lease,
+            "expires": expires,
             "tenant": self._uow.scope,
         }
         rows = self._uow.rows(self.STATEMENTS.claim(limit), values)
-        return rows[0][0], [_claimed(row[1:]) for row in rows if row[1] is not None]
+        parents: dict[UUID, Integration] = {}
+        claimed = []
+        for _, id, slot, *row in rows:
+            if id is None:
+                break
+            job = SYNC_JOBS.load(row[:_JOB_WIDTH])
+            parent = parents.get(job.integration_id)
+            if parent is None:
+                parent = parents[job.integration_id] = INTEGRATIONS.load(row[_JOB_WIDTH:])
+            each = {"worker": worker, "slot": slot, "now": now, "expires": expires, "id": id}
+            claimed.append(run_of(job, **each, job=job, integration=parent))
+        return rows[0][0], claimed
 
     def _skips(self, run: SyncRun, now: datetime) -> bool:
         """Whether the job wants a time that it missed to be skipped; then it is."""
@@ -368,12 +382,6 @@ _SET_LOCK_TIMEOUT = Prepared(
     select(func.set_config("lock_timeout", bindparam("limit", type_=Text), literal_column("true")))
 )
 _FORGET = Prepared(delete(_RUNS).where(_RUNS.c.id == _parameter("id")))
-
-
-def _claimed(row: Any) -> SyncRun:
-    first, second = len(SYNC_RUNS.columns), len(SYNC_RUNS.columns) + len(SYNC_JOBS.columns)
-    run, job = SYNC_RUNS.load(row[:first]), SYNC_JOBS.load(row[first:second])
-    return evolved(run, job=job, integration=INTEGRATIONS.load(row[second:]))
 
 
 def _waited(run: SyncRun) -> tuple[Any, UUID]:

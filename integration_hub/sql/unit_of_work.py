@@ -40,7 +40,7 @@ from integration_hub.sql.messages import (
     SqliteMessageRepository,
     SqlMessageRepository,
 )
-from integration_hub.sql.prepared import Prepared
+from integration_hub.sql.prepared import OwnCursor, Prepared
 from integration_hub.sql.secrets import (
     PostgresInboxRepository,
     PostgresSecretRepository,
@@ -55,6 +55,7 @@ from integration_hub.sql.sync_runs import (
     SqlSyncRunRepository,
 )
 
+_CURSOR = "integration_hub_cursor"
 _STATEMENTS = logging.getLogger("sqlalchemy.engine.Engine")
 
 
@@ -88,7 +89,7 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         self._joined = session
         self._session: Session | None = None
         self._connection: Connection | None = None
-        self._driver: psycopg.Connection[Any] | None = None
+        self._cursor: OwnCursor | None = None
         self._has_begun = False
         self._news: set[str] = set()
         self.integrations = self.INTEGRATIONS(self)
@@ -126,10 +127,10 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
     def rows(self, statement: Prepared, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         """All rows of a statement that changes nothing, or locks at most."""
         connection = self._connection or self.connected()
-        if self._driver is None:
+        if self._cursor is None:
             return self.read(statement.statement, parameters).all()
         try:
-            return statement.run(self._driver, parameters).fetchall()
+            return statement.run(self._cursor, parameters).fetchall()
         except psycopg.Error as error:
             raise self._broken_by(error, connection) from error
 
@@ -137,9 +138,9 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         """Run a statement that changes rows, within the transaction; gives their number."""
         connection = self.begun()
         try:
-            if self._driver is None:
+            if self._cursor is None:
                 return connection.execute(statement.statement, parameters).rowcount
-            return statement.run(self._driver, parameters).rowcount
+            return statement.run(self._cursor, parameters).rowcount
         except SQLAlchemyError as error:
             raise fault(error) from error
         except psycopg.Error as error:
@@ -147,7 +148,7 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
 
     def _broken_by(self, error: psycopg.Error, connection: Connection) -> HubError:
         """What a fault means that came past SQLAlchemy, which must know of a lost connection."""
-        is_lost = self._driver is not None and bool(self._driver.closed)
+        is_lost = self._cursor is not None and bool(self._cursor.connection.closed)
         if is_lost and not connection.invalidated:
             connection.invalidate(error)
         return driver_fault(error, is_lost=is_lost)
@@ -173,10 +174,17 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
 
     def begun(self) -> Connection:
         """The connection, with its transaction begun."""
-        connection = self.connected()
+        connection = self._connection or self.connected()
         if not self._has_begun:
-            with self.faults():
-                begin_lazily(connection)
+            try:
+                if self._cursor is None:
+                    begin_lazily(connection)
+                else:
+                    self._cursor.begin()
+            except SQLAlchemyError as error:
+                raise fault(error) from error
+            except psycopg.Error as error:
+                raise self._broken_by(error, connection) from error
             self._has_begun = True
         return connection
 
@@ -218,7 +226,7 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         with self.faults():
             if self._joined is None:
                 self._connection = self._manager.lazy_engine.connect()
-                self._driver = self._driver_of(self._connection)
+                self._cursor = self._cursor_of(self._connection)
             else:
                 connection = self._connection_of(self._joined)
                 self._session = Session(connection, join_transaction_mode="create_savepoint")
@@ -227,15 +235,18 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         return self._connection
 
     @staticmethod
-    def _driver_of(connection: Connection) -> psycopg.Connection[Any] | None:
-        """psycopg's own connection, unless somebody traces or logs what SQLAlchemy executes."""
+    def _cursor_of(connection: Connection) -> OwnCursor | None:
+        """One of psycopg's own, unless somebody traces or logs what SQLAlchemy executes."""
         listeners = connection.dispatch
         if listeners.before_cursor_execute or listeners.after_cursor_execute:
             return None
         if _STATEMENTS.isEnabledFor(logging.INFO):
             return None
+        kept: OwnCursor | None = connection.info.get(_CURSOR)
         driver = connection.connection.driver_connection
-        return driver if isinstance(driver, psycopg.Connection) else None
+        if kept is None and isinstance(driver, psycopg.Connection):
+            kept = connection.info[_CURSOR] = OwnCursor(driver)
+        return kept
 
     def _connection_of(self, joined: Session | Connection) -> Connection:
         if isinstance(joined, Connection):
@@ -271,9 +282,18 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
                 if self._session is not None:
                     self._session.commit()
                 elif self._connection is not None:
-                    self._connection.commit()
+                    self._commit_own(self._connection)
         finally:
             self._leave()
+
+    def _commit_own(self, connection: Connection) -> None:
+        if self._cursor is None or connection.in_transaction():
+            connection.commit()
+            return
+        try:
+            self._cursor.connection.commit()
+        except psycopg.Error as error:
+            raise self._broken_by(error, connection) from error
 
     def _tell(self, connection: Connection | None) -> None:
         """Say what was announced, where the database can."""
@@ -284,7 +304,7 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
     def _leave(self) -> None:
         """Give the connection back, rolled back if it was not committed."""
         session, self._session = self._session, None
-        connection, self._connection, self._driver = self._connection, None, None
+        connection, self._connection, self._cursor = self._connection, None, None
         try:
             if session is not None:
                 session.close()
