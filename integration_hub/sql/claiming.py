@@ -15,11 +15,10 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import Integer, Text, bindparam, column, text
-from sqlalchemy.dialects.postgresql import ARRAY
 
 from integration_hub.sql.filtering import RESTING_LISTED
 from integration_hub.sql.mapping import INTEGRATIONS, SYNC_JOBS, SYNC_RUNS
-from integration_hub.sql.prepared import type_name
+from integration_hub.sql.prepared import array_name, concise
 
 _CLAIM = """
 WITH free AS (
@@ -93,9 +92,13 @@ OF_RUN = (
     *("checkpoint_after", "error_code", "error_message", "version"),
 )
 
+#: What an ending changes: the rest of these is as it was, or follows from it.
+ENDED_RUN = tuple(n for n in OF_RUN if n not in ("heartbeat_at", "lease_expires_at", "version"))
+ENDED_JOB = tuple(n for n in OF_JOB if n not in ("version", "updated_by"))
+
 _END = """
 WITH given AS (
-    SELECT * FROM json_to_recordset(CAST(:endings AS json)) AS g({columns})
+    SELECT * FROM unnest({arrays}) AS g({names})
 ), own AS (
     SELECT g.*, j.id AS job_id
     FROM given g JOIN sync_runs r USING (id) JOIN sync_jobs j ON j.id = r.sync_job_id
@@ -106,31 +109,34 @@ WITH given AS (
 ), whole AS (
     SELECT * FROM own WHERE (SELECT count(*) FROM own) = (SELECT count(*) FROM given)
 ), ended AS (
-    UPDATE sync_runs r SET {of_run} FROM whole w WHERE r.id = w.id
+    UPDATE sync_runs r SET version = r.version + 1, {of_run} FROM whole w WHERE r.id = w.id
 )
-UPDATE sync_jobs j SET {of_job} FROM whole w WHERE j.id = w.job_id
+UPDATE sync_jobs j SET version = j.version + 1, updated_by = :actor, {of_job}
+FROM whole w WHERE j.id = w.job_id
 """
 
 
 def ending_text() -> Any:
     """The statement that ends runs whose version, and whose job's, are what the worker knows.
 
-    Its `endings` are a JSON array with an object for each run; it changes all rows, or none.
-    (As many arrays take the driver longer to write: 100 endings took 15 ms so, and 9 as JSON.)
+    It takes the ids, the versions and each column as an array in text, all in the same order; it
+    changes all rows, or none. (psycopg takes longer to write arrays than Postgres to end the runs,
+    and Postgres longer to read the same as JSON: `array_text` is quick for both.)
     """
     typed: dict[str, Any] = {
         "id": SYNC_RUNS.table.c.id.type,
         "run_was": SYNC_RUNS.table.c.version.type,
         "job_was": SYNC_JOBS.table.c.version.type,
-        **{f"run_{name}": SYNC_RUNS.table.c[name].type for name in OF_RUN},
-        **{f"job_{name}": SYNC_JOBS.table.c[name].type for name in OF_JOB},
+        **{f"run_{name}": SYNC_RUNS.table.c[name].type for name in ENDED_RUN},
+        **{f"job_{name}": SYNC_JOBS.table.c[name].type for name in ENDED_JOB},
     }
-    columns = [f"{name} {type_name(each)}" for name, each in typed.items()]
-    sql = _END.replace("{columns}", ", ".join(columns))
-    for of, names in (("run", OF_RUN), ("job", OF_JOB)):
+    arrays = [f"CAST(:{name} AS {array_name(each)})" for name, each in typed.items()]
+    sql = _END.replace("{arrays}", ", ".join(arrays)).replace("{names}", ", ".join(typed))
+    for of, names in (("run", ENDED_RUN), ("job", ENDED_JOB)):
         changes = ", ".join(f"{name} = w.{of}_{name}" for name in names)
         sql = sql.replace(f"{{of_{of}}}", changes)
-    return text(sql).bindparams(bindparam("tenant", type_=Text), bindparam("endings", type_=Text))
+    words = [bindparam(name, type_=Text) for name in ("tenant", "actor")]
+    return text(concise(sql)).bindparams(*words)
 
 
 def claim_text(limit: int) -> Any:
@@ -146,13 +152,12 @@ def claim_text(limit: int) -> Any:
     moment = SYNC_RUNS.table.c.started_at.type
     sql = _CLAIM.replace("{jobs}", SYNC_JOBS.listed("j"))
     sql = sql.replace("{parents}", INTEGRATIONS.listed("i")).replace("{resting}", RESTING_LISTED)
-    statement = text(sql.replace("{limit}", str(int(limit)))).bindparams(
+    statement = text(concise(sql.replace("{limit}", str(int(limit))))).bindparams(
         bindparam("now", type_=moment),
         bindparam("expires", type_=moment),
         bindparam("tenant", type_=Text),
         bindparam("worker", type_=Text),
         bindparam("actor", type_=Text),
-        bindparam("ids", type_=ARRAY(SYNC_RUNS.table.c.id.type)),
     )
     return statement.columns(
         column("free", Integer), *run, *SYNC_JOBS.typed("j"), *INTEGRATIONS.typed("i")

@@ -8,7 +8,8 @@ query itself.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -29,6 +30,35 @@ DIALECT: Dialect = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 def type_name(type_: TypeEngine[Any]) -> str:
     """A type as Postgres calls it."""
     return str(type_.dialect_impl(DIALECT).compile(DIALECT))
+
+
+def concise(sql: str) -> str:
+    """A statement without comments and indents: what is longer than 4,096 characters, psycopg takes
+    apart anew each time that it is run.
+    """
+    return " ".join(_COMMENT.sub("", sql).split())
+
+
+_COMMENT = re.compile(r"--.*")
+
+
+def array_text(values: Iterable[Any]) -> str:
+    """Values of one type as Postgres reads an array. Source: its manual, 8.15.2 (Array Input)."""
+    return f"{{{','.join(map(_element, values))}}}"
+
+
+def _element(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return str(value)
+
+
+def array_name(type_: TypeEngine[Any]) -> str:
+    """An array of a type as Postgres calls it; a collation is not part of it."""
+    return f"{type_name(type_).partition(' COLLATE ')[0]}[]"
 
 
 class Prepared:

@@ -6,13 +6,15 @@ May import: `ports`, `domain`, and its neighbours.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache, partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from uuid import UUID
 
 from sqlalchemy import (
+    JSON,
     Integer,
     Text,
     and_,
@@ -35,10 +37,17 @@ from integration_hub.domain.sync_job import SyncJob
 from integration_hub.domain.sync_run import SyncRun, max_concurrency, opened, run_of
 from integration_hub.domain.values import checked_count, checked_id, checked_time, new_id
 from integration_hub.ports.sync_runs import Change, RunsLife, checked_statuses
-from integration_hub.sql.claiming import OF_JOB, OF_RUN, claim_text, ending_text
+from integration_hub.sql.claiming import (
+    ENDED_JOB,
+    ENDED_RUN,
+    OF_JOB,
+    OF_RUN,
+    claim_text,
+    ending_text,
+)
 from integration_hub.sql.filtering import may_run, waiting
-from integration_hub.sql.mapping import INTEGRATIONS, SYNC_JOBS, SYNC_RUNS
-from integration_hub.sql.prepared import Prepared
+from integration_hub.sql.mapping import INTEGRATIONS, SYNC_JOBS, SYNC_RUNS, Mapper
+from integration_hub.sql.prepared import Prepared, array_text
 
 if TYPE_CHECKING:
     from integration_hub.sql.unit_of_work import SqlUnitOfWork
@@ -321,7 +330,7 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
         """How many jobs one statement found free, and the runs of those that it claimed."""
         expires = now + lease
         values = {
-            "ids": [new_id() for _ in range(limit)],
+            "ids": array_text(new_id() for _ in range(limit)),
             "worker": worker,
             "actor": self._uow.actor,
             "now": now,
@@ -356,20 +365,14 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
         self._uow.require_active()
         if not changes:
             return True
-        endings = [
-            {
-                "id": change.run.id,
-                "run_was": change.run.version,
-                "job_was": change.job.version,
-                **SYNC_RUNS.picked(change.ended, OF_RUN, "run_"),
-                **SYNC_JOBS.picked(change.after, OF_JOB, "job_"),
-                "job_updated_by": self._uow.actor,
-            }
-            for change in changes
-        ]
         values = {
-            "endings": json.dumps(endings, default=str),  # ids, and moments with their offset
+            "id": array_text([change.run.id for change in changes]),
+            "run_was": array_text([change.run.version for change in changes]),
+            "job_was": array_text([change.job.version for change in changes]),
+            **_arrays(SYNC_RUNS, ENDED_RUN, "run_", [change.ended for change in changes]),
+            **_arrays(SYNC_JOBS, ENDED_JOB, "job_", [change.after for change in changes]),
             "tenant": self._uow.scope,
+            "actor": self._uow.actor,
         }
         return self._uow.touch(self.STATEMENTS.end, values) == len(changes)
 
@@ -382,6 +385,19 @@ _SET_LOCK_TIMEOUT = Prepared(
     select(func.set_config("lock_timeout", bindparam("limit", type_=Text), literal_column("true")))
 )
 _FORGET = Prepared(delete(_RUNS).where(_RUNS.c.id == _parameter("id")))
+
+
+def _arrays(
+    mapper: Mapper[Any], names: tuple[str, ...], prefix: str, items: list[Any]
+) -> dict[str, str]:
+    """Columns of objects, each as an array in text."""
+    found = {}
+    for name in names:
+        values: Iterable[Any] = map(attrgetter(name), items)
+        if isinstance(mapper.table.c[name].type, JSON):
+            values = (None if value is None else json.dumps(value) for value in values)
+        found[f"{prefix}{name}"] = array_text(values)
+    return found
 
 
 def _waited(run: SyncRun) -> tuple[Any, UUID]:
