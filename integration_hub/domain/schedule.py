@@ -155,15 +155,28 @@ class Schedule:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Schedule:
         """What `to_json` wrote. A document of another origin must pass through the makers."""
-        at, start, seconds = (document.get(name) for name in ("at", "start", "interval"))
-        return cls(
-            kind=ScheduleKind(document["kind"]),
-            at=None if at is None else datetime.fromisoformat(at),
-            interval=None if seconds is None else timedelta(seconds=seconds),
-            start=None if start is None else datetime.fromisoformat(start),
-            expression=document.get("expression"),
-            tz=document.get("tz"),
-        )
+        others = map(document.get, ("at", "interval", "start", "expression", "tz"))
+        return _read(document["kind"], *others)
+
+
+@lru_cache(maxsize=1024)
+def _read(
+    kind: str,
+    at: str | None,
+    interval: float | None,
+    start: str | None,
+    expression: str | None,
+    tz: str | None,
+) -> Schedule:
+    """A schedule from what its JSON says; many jobs have the same, and it can be shared."""
+    return Schedule(
+        kind=ScheduleKind(kind),
+        at=None if at is None else datetime.fromisoformat(at),
+        interval=None if interval is None else timedelta(seconds=interval),
+        start=None if start is None else datetime.fromisoformat(start),
+        expression=expression,
+        tz=tz,
+    )
 
 
 def _moment(value: object) -> datetime:

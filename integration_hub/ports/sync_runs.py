@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeAlias
 from uuid import UUID
 
-from integration_hub.domain.aggregate import evolved
+from integration_hub.domain.aggregate import evolved, put
 from integration_hub.domain.errors import LeaseLost, SyncRunNotFound, ValidationError
 from integration_hub.domain.sync_job import MOST_RECORDS, SyncJob, SyncJobStatus
 from integration_hub.domain.sync_run import (
@@ -213,7 +213,9 @@ class RunsLife:
             if run.job is not None and run.is_running
         ]
         if len(believed) == len(endings) and self._keep_at_once(believed):
-            return [_shown(change) for change in believed]
+            for change in believed:
+                put(change.ended, "job", change.after)  # nobody else has it yet
+            return [change.ended for change in believed]
         held = {run.id: self._own(run) for run in sorted(runs, key=_job_id)}
         found = [Change(*held[run.id], *ending(*held[run.id])) for run, ending in endings]
         ended = self._changed(found)

@@ -99,15 +99,20 @@ ENDED_JOB = tuple(n for n in OF_JOB if n not in ("version", "updated_by"))
 _END = """
 WITH given AS (
     SELECT * FROM unnest({arrays}) AS g({names})
-), own AS (
-    SELECT g.*, j.id AS job_id
-    FROM given g JOIN sync_runs r USING (id) JOIN sync_jobs j ON j.id = r.sync_job_id
-    WHERE r.status = 'running' AND r.version = g.run_was AND j.version = g.job_was
-        AND (CAST(:tenant AS text) IS NULL OR r.tenant_id = :tenant)
-    ORDER BY j.id  -- all in one order, or two endings could wait for each other
-    FOR UPDATE OF j, r
+), own AS (  -- each job before its run, as everybody takes them
+    SELECT g.*, j.version AS job_is, r.version AS run_is
+    FROM given g
+    CROSS JOIN LATERAL (SELECT version FROM sync_jobs WHERE id = g.job_id FOR UPDATE) j
+    CROSS JOIN LATERAL (
+        SELECT version FROM sync_runs
+        WHERE id = g.id AND sync_job_id = g.job_id
+            AND (CAST(:tenant AS text) IS NULL OR tenant_id = :tenant)
+        FOR UPDATE
+    ) r
 ), whole AS (
-    SELECT * FROM own WHERE (SELECT count(*) FROM own) = (SELECT count(*) FROM given)
+    SELECT * FROM own
+    WHERE run_is = run_was AND job_is = job_was AND (SELECT count(*) FROM given)
+        = (SELECT count(*) FROM own WHERE run_is = run_was AND job_is = job_was)
 ), ended AS (
     UPDATE sync_runs r SET version = r.version + 1, {of_run} FROM whole w WHERE r.id = w.id
 )
@@ -119,18 +124,22 @@ FROM whole w WHERE j.id = w.job_id
 def ending_text() -> Any:
     """The statement that ends runs whose version, and whose job's, are what the worker knows.
 
-    It takes the ids, the versions and each column as an array in text, all in the same order; it
-    changes all rows, or none. (psycopg takes longer to write arrays than Postgres to end the runs,
-    and Postgres longer to read the same as JSON: `array_text` is quick for both.)
+    It takes the ids, the versions and each column as an array in text, all in the order of the
+    jobs' ids, or two endings could wait for each other; it changes all rows, or none. (psycopg
+    takes longer to write arrays than Postgres to end the runs, and Postgres longer to read the
+    same as JSON: `array_text` is quick for both.) The first array comes by way of a subquery, so
+    that Postgres can't see how long it is, and plan anew for that.
     """
     typed: dict[str, Any] = {
         "id": SYNC_RUNS.table.c.id.type,
+        "job_id": SYNC_JOBS.table.c.id.type,
         "run_was": SYNC_RUNS.table.c.version.type,
         "job_was": SYNC_JOBS.table.c.version.type,
         **{f"run_{name}": SYNC_RUNS.table.c[name].type for name in ENDED_RUN},
         **{f"job_{name}": SYNC_JOBS.table.c[name].type for name in ENDED_JOB},
     }
     arrays = [f"CAST(:{name} AS {array_name(each)})" for name, each in typed.items()]
+    arrays[0] = f"(SELECT {arrays[0]})"
     sql = _END.replace("{arrays}", ", ".join(arrays)).replace("{names}", ", ".join(typed))
     for of, names in (("run", ENDED_RUN), ("job", ENDED_JOB)):
         changes = ", ".join(f"{name} = w.{of}_{name}" for name in names)

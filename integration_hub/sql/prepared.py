@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
+from itertools import repeat
+from operator import is_
 from typing import Any
 
 import psycopg
@@ -42,8 +44,11 @@ def concise(sql: str) -> str:
 _COMMENT = re.compile(r"--.*")
 
 
-def array_text(values: Iterable[Any]) -> str:
+def array_text(values: Sequence[Any]) -> str:
     """Values of one type as Postgres reads an array. Source: its manual, 8.15.2 (Array Input)."""
+    first = values[0]
+    if all(map(is_, values, repeat(first))):  # as most columns of many endings are
+        return f"{{{','.join([_element(first)] * len(values))}}}"
     return f"{{{','.join(map(_element, values))}}}"
 
 

@@ -6,7 +6,7 @@ May import: `ports`, `domain`, and its neighbours.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache, partial
 from operator import attrgetter
@@ -330,7 +330,7 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
         """How many jobs one statement found free, and the runs of those that it claimed."""
         expires = now + lease
         values = {
-            "ids": array_text(new_id() for _ in range(limit)),
+            "ids": array_text([new_id() for _ in range(limit)]),
             "worker": worker,
             "actor": self._uow.actor,
             "now": now,
@@ -365,8 +365,10 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
         self._uow.require_active()
         if not changes:
             return True
+        changes = sorted(changes, key=_job_of)
         values = {
             "id": array_text([change.run.id for change in changes]),
+            "job_id": array_text([change.job.id for change in changes]),
             "run_was": array_text([change.run.version for change in changes]),
             "job_was": array_text([change.job.version for change in changes]),
             **_arrays(SYNC_RUNS, ENDED_RUN, "run_", [change.ended for change in changes]),
@@ -387,15 +389,19 @@ _SET_LOCK_TIMEOUT = Prepared(
 _FORGET = Prepared(delete(_RUNS).where(_RUNS.c.id == _parameter("id")))
 
 
+def _job_of(change: Change) -> UUID:
+    return change.job.id
+
+
 def _arrays(
     mapper: Mapper[Any], names: tuple[str, ...], prefix: str, items: list[Any]
 ) -> dict[str, str]:
     """Columns of objects, each as an array in text."""
     found = {}
     for name in names:
-        values: Iterable[Any] = map(attrgetter(name), items)
+        values = list(map(attrgetter(name), items))
         if isinstance(mapper.table.c[name].type, JSON):
-            values = (None if value is None else json.dumps(value) for value in values)
+            values = [None if value is None else json.dumps(value) for value in values]
         found[f"{prefix}{name}"] = array_text(values)
     return found
 
