@@ -14,72 +14,68 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Integer, Text, bindparam, column, text
+from sqlalchemy import Integer, Text, TextClause, bindparam, column, text
 
 from integration_hub.sql.filtering import RESTING_LISTED
 from integration_hub.sql.mapping import INTEGRATIONS, SYNC_JOBS, SYNC_RUNS
 from integration_hub.sql.prepared import array_name, concise
 
+_FREE = """
+SELECT j.id, j.tenant_id, j.integration_id, j.next_run_at, j.attempt, j.checkpoint, i.most
+FROM sync_jobs j
+CROSS JOIN LATERAL (  -- with OFFSET 0 it is asked for each job, in the order of the jobs
+    SELECT CASE WHEN jsonb_typeof(config #> '{sync,max_concurrency}') = 'number'
+        THEN (config #>> '{sync,max_concurrency}')::numeric::integer ELSE 1 END AS most
+    FROM integrations
+    WHERE id = j.integration_id AND is_active AND status NOT IN ({resting})
+    OFFSET 0
+) i
+WHERE j.status = 'pending' AND j.is_active AND j.next_run_at <= :now
+    AND (CAST(:tenant AS text) IS NULL OR j.tenant_id = :tenant)
+    AND coalesce((SELECT false FROM sync_runs r  -- all places are taken
+        WHERE r.status = 'running' AND r.integration_id = j.integration_id
+        ORDER BY r.slot OFFSET i.most - 1 LIMIT 1), true)
+    AND coalesce((SELECT false FROM sync_runs r  -- paused and resumed, while its run goes on
+        WHERE r.finished_at IS NULL AND r.sync_job_id = j.id LIMIT 1), true)
+ORDER BY j.next_run_at, j.id
+LIMIT {limit}
+FOR UPDATE OF j SKIP LOCKED
+"""
+
 _CLAIM = """
 WITH free AS (
-    SELECT j.id, j.tenant_id, j.integration_id, j.next_run_at, j.attempt, j.checkpoint, i.most
-    FROM sync_jobs j
-    CROSS JOIN LATERAL (  -- with OFFSET 0 it is asked for each job, in the order of the jobs
-        SELECT CASE WHEN jsonb_typeof(config #> '{sync,max_concurrency}') = 'number'
-            THEN (config #>> '{sync,max_concurrency}')::numeric::integer ELSE 1 END AS most
-        FROM integrations
-        WHERE id = j.integration_id AND is_active AND status NOT IN ({resting})
-        OFFSET 0
-    ) i
-    WHERE j.status = 'pending' AND j.is_active AND j.next_run_at <= :now
-        AND (CAST(:tenant AS text) IS NULL OR j.tenant_id = :tenant)
-        AND coalesce((SELECT false FROM sync_runs r  -- all places are taken
-            WHERE r.status = 'running' AND r.integration_id = j.integration_id
-            ORDER BY r.slot OFFSET i.most - 1 LIMIT 1), true)
-        AND coalesce((SELECT false FROM sync_runs r  -- paused and resumed, while its run goes on
-            WHERE r.finished_at IS NULL AND r.sync_job_id = j.id LIMIT 1), true)
-    ORDER BY j.next_run_at, j.id
-    LIMIT {limit}
-    FOR UPDATE OF j SKIP LOCKED
+    {free}
 ), queued AS (
     SELECT *, row_number() OVER () AS turn,
         row_number() OVER (PARTITION BY integration_id ORDER BY next_run_at, id) AS place
     FROM free
-), places AS (
-    SELECT f.integration_id, s.slot, s.place
-    FROM (
-        SELECT integration_id, most, count(*) AS wanted, floor(random() * most)::integer AS first
-        FROM free GROUP BY integration_id, most
-    ) f
-    CROSS JOIN LATERAL (  -- from anywhere on, so that two claims seldom want the same places
-        SELECT slot, row_number() OVER () AS place FROM (
-            SELECT n % f.most + 1 AS slot FROM generate_series(f.first, f.first + f.most - 1) AS n
-            WHERE n % f.most + 1 <> ALL (ARRAY(SELECT r.slot FROM sync_runs r
-                WHERE r.status = 'running' AND r.integration_id = f.integration_id
-                ORDER BY r.slot LIMIT f.most))
-            LIMIT f.wanted
-        ) empty
-    ) s
+), placed AS (
+    SELECT *, (  -- from anywhere on, so that two claims seldom want the same place
+        SELECT n % most + 1
+        FROM (SELECT generate_series(:seed % most, :seed % most + most - 1) AS n) AS all_of_them
+        WHERE n % most + 1 <> ALL (ARRAY(SELECT r.slot FROM sync_runs r
+            WHERE r.status = 'running' AND r.integration_id = queued.integration_id
+            ORDER BY r.slot LIMIT most))
+        OFFSET place - 1 LIMIT 1
+    ) AS slot
+    FROM queued
 ), opened AS (
     INSERT INTO sync_runs (id, tenant_id, sync_job_id, integration_id, slot, attempt, status,
         worker, started_at, heartbeat_at, lease_expires_at, records_processed, checkpoint_before,
         version)
-    SELECT (CAST(:ids AS uuid[]))[q.turn], q.tenant_id, q.id, q.integration_id, p.slot,
-        q.attempt + 1, 'running', :worker, :now, :now, :expires, 0, q.checkpoint, 1
-    FROM queued q JOIN places p USING (integration_id, place)
-    ORDER BY q.integration_id, p.slot  -- all in one order, or two claims could wait for each other
+    SELECT (CAST(:ids AS uuid[]))[turn], tenant_id, id, integration_id, slot, attempt + 1,
+        'running', :worker, :now, :now, :expires, 0, checkpoint, 1
+    FROM placed WHERE slot IS NOT NULL
+    ORDER BY integration_id, slot  -- all in one order, or two claims could wait for each other
     ON CONFLICT DO NOTHING
-    RETURNING id, sync_job_id, slot
-), claimed AS (
-    UPDATE sync_jobs j
-    SET status = 'running', status_changed_at = :now, attempt = j.attempt + 1,
-        version = j.version + 1, updated_at = :now, updated_by = :actor
-    FROM opened o WHERE j.id = o.sync_job_id
-    RETURNING o.id AS run_id, o.slot, {jobs}
+    RETURNING id, sync_job_id, integration_id, slot
 )
-SELECT (SELECT count(*) FROM free), claimed.*, {parents}
-FROM (VALUES (1)) AS always
-LEFT JOIN claimed ON true LEFT JOIN integrations i ON i.id = claimed.j_integration_id
+UPDATE sync_jobs j
+SET status = 'running', status_changed_at = :now, attempt = j.attempt + 1,
+    version = j.version + 1, updated_at = :now, updated_by = :actor
+FROM opened o JOIN integrations i ON i.id = o.integration_id
+WHERE j.id = o.sync_job_id
+RETURNING o.id AS run_id, o.slot, {jobs}, {parents}
 """
 
 #: What a run does to its job, and nothing else of it.
@@ -149,25 +145,30 @@ def ending_text() -> Any:
 
 
 def claim_text(limit: int) -> Any:
-    """The statement. Each row has the number of jobs that were free, then the id and the slot of a
-    run, and its job and its integration with all their columns; where nothing was claimed, one row
-    has nulls.
+    """The statement. Each row has the id and the slot of a run, and its job and its integration
+    with all their columns.
 
     The limit stands in the text, so that Postgres sees that it may keep the plan: with one that it
     doesn't know it plans anew each time, which takes longer than to claim.
     """
-
     run = [column("run_id", SYNC_RUNS.table.c.id.type), column("slot", Integer)]
-    moment = SYNC_RUNS.table.c.started_at.type
-    sql = _CLAIM.replace("{jobs}", SYNC_JOBS.listed("j"))
-    sql = sql.replace("{parents}", INTEGRATIONS.listed("i")).replace("{resting}", RESTING_LISTED)
-    statement = text(concise(sql.replace("{limit}", str(int(limit))))).bindparams(
-        bindparam("now", type_=moment),
-        bindparam("expires", type_=moment),
-        bindparam("tenant", type_=Text),
+    sql = _CLAIM.replace("{free}", _FREE).replace("{jobs}", SYNC_JOBS.listed("j"))
+    statement = _looking(sql.replace("{parents}", INTEGRATIONS.listed("i")), limit)
+    statement = statement.bindparams(
+        bindparam("seed", type_=Integer),
+        bindparam("expires", type_=SYNC_RUNS.table.c.started_at.type),
         bindparam("worker", type_=Text),
         bindparam("actor", type_=Text),
     )
-    return statement.columns(
-        column("free", Integer), *run, *SYNC_JOBS.typed("j"), *INTEGRATIONS.typed("i")
-    )
+    return statement.columns(*run, *SYNC_JOBS.typed("j"), *INTEGRATIONS.typed("i"))
+
+
+def free_text() -> Any:
+    """The statement that finds one job which nobody holds and which may run, if there is any."""
+    return _looking(_FREE, 1)
+
+
+def _looking(sql: str, limit: int) -> TextClause:
+    sql = sql.replace("{resting}", RESTING_LISTED).replace("{limit}", str(int(limit)))
+    now = bindparam("now", type_=SYNC_RUNS.table.c.started_at.type)
+    return text(concise(sql)).bindparams(now, bindparam("tenant", type_=Text))

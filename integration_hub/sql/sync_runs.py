@@ -6,11 +6,12 @@ May import: `ports`, `domain`, and its neighbours.
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache, partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import (
@@ -44,6 +45,7 @@ from integration_hub.sql.claiming import (
     OF_RUN,
     claim_text,
     ending_text,
+    free_text,
 )
 from integration_hub.sql.filtering import may_run, waiting
 from integration_hub.sql.mapping import INTEGRATIONS, SYNC_JOBS, SYNC_RUNS, Mapper
@@ -55,7 +57,6 @@ if TYPE_CHECKING:
 _RUNS, _JOBS = SYNC_RUNS.table, SYNC_JOBS.table
 _JOB_WIDTH = len(SYNC_JOBS.columns)
 _PARENTS = INTEGRATIONS.table
-Turn: TypeAlias = tuple[int, list[SyncRun]]
 _VAIN = 5  # how often a claim looks again where others were quicker each time
 _ONE = literal_column("1", Integer)  # in the text, as the condition of the index has it
 _SCAN = 200  # due jobs that are looked at in one go
@@ -149,6 +150,10 @@ class RunStatements:
 
     def _claim(self, limit: int) -> Prepared:
         return Prepared(claim_text(limit))
+
+    @cached_property
+    def any_free(self) -> Prepared:
+        return Prepared(free_text())
 
     @cached_property
     def end(self) -> Prepared:
@@ -304,18 +309,23 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
         self._uow.begun()
         found: list[SyncRun] = []
         vain = 0
-        while len(found) < limit and vain < _VAIN:
+        while True:
             turn = partial(self._turn, worker, limit - len(found), lease, now)
-            free, claimed = self._without_waiting(turn) if found else turn()
-            if free == 0:
+            claimed = self._without_waiting(turn) if found else turn()
+            if claimed is None:
                 break
-            kept = [run for run in claimed if not self._skips(run, now)]
-            found += kept
+            found += [run for run in claimed if not self._skips(run, now)]
             vain = 0 if claimed else vain + 1  # others took the places that were free
+            if len(found) >= limit or vain == _VAIN or not self._is_any_free(now):
+                break
         found.sort(key=_waited)
         return found
 
-    def _without_waiting(self, turn: Callable[[], Turn]) -> Turn:
+    def _is_any_free(self, now: datetime) -> bool:
+        values = {"now": now, "tenant": self._uow.scope}
+        return bool(self._uow.rows(self.STATEMENTS.any_free, values))
+
+    def _without_waiting(self, turn: Callable[[], list[SyncRun]]) -> list[SyncRun] | None:
         before = self._uow.rows(_LOCK_TIMEOUT, {})[0][0]
         try:
             with self._uow.savepoint():
@@ -323,11 +333,11 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
                 done = turn()
                 self._uow.rows(_SET_LOCK_TIMEOUT, {"limit": before})
         except QueryTimeout:
-            return 0, []
+            return None
         return done
 
-    def _turn(self, worker: str, limit: int, lease: timedelta, now: datetime) -> Turn:
-        """How many jobs one statement found free, and the runs of those that it claimed."""
+    def _turn(self, worker: str, limit: int, lease: timedelta, now: datetime) -> list[SyncRun]:
+        """The runs of what one statement claims."""
         expires = now + lease
         values = {
             "ids": array_text([new_id() for _ in range(limit)]),
@@ -336,20 +346,18 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
             "now": now,
             "expires": expires,
             "tenant": self._uow.scope,
+            "seed": random.getrandbits(20),
         }
-        rows = self._uow.rows(self.STATEMENTS.claim(limit), values)
         parents: dict[UUID, Integration] = {}
         claimed = []
-        for _, id, slot, *row in rows:
-            if id is None:
-                break
+        for id, slot, *row in self._uow.rows(self.STATEMENTS.claim(limit), values):
             job = SYNC_JOBS.load(row[:_JOB_WIDTH])
             parent = parents.get(job.integration_id)
             if parent is None:
                 parent = parents[job.integration_id] = INTEGRATIONS.load(row[_JOB_WIDTH:])
             each = {"worker": worker, "slot": slot, "now": now, "expires": expires, "id": id}
             claimed.append(run_of(job, **each, job=job, integration=parent))
-        return rows[0][0], claimed
+        return claimed
 
     def _skips(self, run: SyncRun, now: datetime) -> bool:
         """Whether the job wants a time that it missed to be skipped; then it is."""
