@@ -188,8 +188,9 @@ class SyncJobRepository(Repository[SyncJob, SyncJobFilter], Protocol):
         by heartbeats. Of an integration no more run at once than ``config["sync"]
         ["max_concurrency"]`` says (1, if it says nothing). Jobs that another unit of work is just
         claiming are passed by. Each run has its `job` and its `integration` with it. Two claims
-        can get into each other's way: then one raises `SerializationConflict`, has claimed nothing,
-        and may try again, as `hub.run` does.
+        can get into each other's way, above all in units of work that have ended runs before: then
+        one raises `SerializationConflict`, has claimed nothing, and may try again, as `hub.run`
+        does. So claim in a unit of work of its own.
         """
         ...
 

@@ -1,6 +1,6 @@
 """The claim and the endings on Postgres: one statement each, in SQL as they run.
 
-May import: `filtering`, `mapping`, `prepared`, SQLAlchemy.
+May import: `ports`, `filtering`, `mapping`, `prepared`, SQLAlchemy.
 
 What it relies on: at READ COMMITTED, a row that another transaction has changed is looked at
 again before it is locked, and one that is locked is passed by (SKIP LOCKED); and two partial
@@ -12,13 +12,20 @@ runs that are over: see `models.BY_SLOT`, and what is said at the parts of the s
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from collections.abc import Callable, Iterable
+from operator import attrgetter
+from typing import Any, TypeAlias
+from uuid import UUID
 
-from sqlalchemy import Integer, Text, TextClause, bindparam, column, text
+from sqlalchemy import JSON, Integer, Text, TextClause, bindparam, column, text
 
+from integration_hub.ports.sync_runs import Change
 from integration_hub.sql.filtering import RESTING_LISTED
-from integration_hub.sql.mapping import INTEGRATIONS, SYNC_JOBS, SYNC_RUNS
-from integration_hub.sql.prepared import array_name, concise
+from integration_hub.sql.mapping import INTEGRATIONS, SYNC_JOBS, SYNC_RUNS, Mapper
+from integration_hub.sql.prepared import array_name, array_text, concise
+
+_Column: TypeAlias = tuple[str, Callable[[Any], Any], bool]
 
 _FREE = """
 SELECT j.id, j.tenant_id, j.integration_id, j.next_run_at, j.attempt, j.checkpoint, i.most
@@ -49,7 +56,7 @@ WITH free AS (
     SELECT *, row_number() OVER () AS turn,
         row_number() OVER (PARTITION BY integration_id ORDER BY next_run_at, id) AS place
     FROM free
-), placed AS (
+), placed AS MATERIALIZED (
     SELECT *, (  -- from anywhere on, so that two claims seldom want the same place
         SELECT n % most + 1
         FROM (SELECT generate_series(:seed % most, :seed % most + most - 1) AS n) AS all_of_them
@@ -142,6 +149,44 @@ def ending_text() -> Any:
         sql = sql.replace(f"{{of_{of}}}", changes)
     words = [bindparam(name, type_=Text) for name in ("tenant", "actor")]
     return text(concise(sql)).bindparams(*words)
+
+
+def _columns(mapper: Mapper[Any], names: tuple[str, ...], prefix: str) -> list[_Column]:
+    """For each column: its parameter, what reads it from an object, and whether it is JSON."""
+    types = mapper.table.c
+    return [(prefix + n, attrgetter(n), isinstance(types[n].type, JSON)) for n in names]
+
+
+_ENDED_RUN = _columns(SYNC_RUNS, ENDED_RUN, "run_")
+_ENDED_JOB = _columns(SYNC_JOBS, ENDED_JOB, "job_")
+
+
+def ending_values(changes: Iterable[Change]) -> dict[str, str]:
+    """The parameters of the statement that ends runs, as `ending_text` takes them."""
+    ordered = sorted(changes, key=_job_of)
+    return {
+        "id": array_text([change.run.id for change in ordered]),
+        "job_id": array_text([change.job.id for change in ordered]),
+        "run_was": array_text([change.run.version for change in ordered]),
+        "job_was": array_text([change.job.version for change in ordered]),
+        **_arrays(_ENDED_RUN, [change.ended for change in ordered]),
+        **_arrays(_ENDED_JOB, [change.after for change in ordered]),
+    }
+
+
+def _job_of(change: Change) -> UUID:
+    return change.job.id
+
+
+def _arrays(columns: list[_Column], items: list[Any]) -> dict[str, str]:
+    """Columns of objects, each as an array in text."""
+    found = {}
+    for name, read, is_json in columns:
+        values = list(map(read, items))
+        if is_json:
+            values = [None if value is None else json.dumps(value) for value in values]
+        found[name] = array_text(values)
+    return found
 
 
 def claim_text(limit: int) -> Any:

@@ -5,17 +5,14 @@ May import: `ports`, `domain`, and its neighbours.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache, partial
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import (
-    JSON,
     Integer,
     Text,
     and_,
@@ -39,16 +36,15 @@ from integration_hub.domain.sync_run import SyncRun, max_concurrency, opened, ru
 from integration_hub.domain.values import checked_count, checked_id, checked_time, new_id
 from integration_hub.ports.sync_runs import Change, RunsLife, checked_statuses
 from integration_hub.sql.claiming import (
-    ENDED_JOB,
-    ENDED_RUN,
     OF_JOB,
     OF_RUN,
     claim_text,
     ending_text,
+    ending_values,
     free_text,
 )
 from integration_hub.sql.filtering import may_run, waiting
-from integration_hub.sql.mapping import INTEGRATIONS, SYNC_JOBS, SYNC_RUNS, Mapper
+from integration_hub.sql.mapping import INTEGRATIONS, SYNC_JOBS, SYNC_RUNS
 from integration_hub.sql.prepared import Prepared, array_text
 
 if TYPE_CHECKING:
@@ -373,14 +369,8 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
         self._uow.require_active()
         if not changes:
             return True
-        changes = sorted(changes, key=_job_of)
         values = {
-            "id": array_text([change.run.id for change in changes]),
-            "job_id": array_text([change.job.id for change in changes]),
-            "run_was": array_text([change.run.version for change in changes]),
-            "job_was": array_text([change.job.version for change in changes]),
-            **_arrays(SYNC_RUNS, ENDED_RUN, "run_", [change.ended for change in changes]),
-            **_arrays(SYNC_JOBS, ENDED_JOB, "job_", [change.after for change in changes]),
+            **ending_values(changes),
             "tenant": self._uow.scope,
             "actor": self._uow.actor,
         }
@@ -395,23 +385,6 @@ _SET_LOCK_TIMEOUT = Prepared(
     select(func.set_config("lock_timeout", bindparam("limit", type_=Text), literal_column("true")))
 )
 _FORGET = Prepared(delete(_RUNS).where(_RUNS.c.id == _parameter("id")))
-
-
-def _job_of(change: Change) -> UUID:
-    return change.job.id
-
-
-def _arrays(
-    mapper: Mapper[Any], names: tuple[str, ...], prefix: str, items: list[Any]
-) -> dict[str, str]:
-    """Columns of objects, each as an array in text."""
-    found = {}
-    for name in names:
-        values = list(map(attrgetter(name), items))
-        if isinstance(mapper.table.c[name].type, JSON):
-            values = [None if value is None else json.dumps(value) for value in values]
-        found[f"{prefix}{name}"] = array_text(values)
-    return found
 
 
 def _waited(run: SyncRun) -> tuple[Any, UUID]:

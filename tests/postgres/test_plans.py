@@ -43,12 +43,14 @@ RUNS = (
 )
 INSTEAD = {
     "the claim": "ix_sync_jobs_due",
+    "an ending": "pk_sync_runs",
     "who is told of an event": "ix_webhooks_events",
     "deliveries that are due": "ix_webhook_deliveries_open",
     "deliveries that are taken": "ix_webhook_deliveries_open",
 }
 #: Which of a call's statements it is, where that is not the first.
 STATEMENT = {
+    "an ending": 1,
     "uq_webhook_deliveries_message_id_webhook_id": 1,
     "uq_webhook_messages_tenant_id_idempotency_key": 2,
     "ix_webhook_attempts_delivery_id_number": 1,
@@ -132,6 +134,11 @@ def _claim(uow: Any) -> Any:
     return uow.sync_jobs.claim("w1", now=START + timedelta(hours=1))
 
 
+def _end(uow: Any) -> Any:
+    (run,) = uow.sync_jobs.claim("w1", limit=1, now=START + timedelta(hours=1))
+    return uow.sync_runs.succeed(run)
+
+
 def _delivery(uow: Any) -> Any:
     return uow.messages.delivery(SOME_ID)
 
@@ -160,6 +167,7 @@ PLANS = {
     "ix_sync_runs_ended": _prune,
     "ix_sync_runs_leases": _reap,
     "the claim": _claim,
+    "an ending": _end,
     "ix_integrations_tenant_id_type": _find("integrations", IntegrationFilter(type="type7")),
     "ix_integrations_tenant_id_status": _find("integrations", IntegrationFilter(status="error")),
     "ix_integrations_config": _find("integrations", IntegrationFilter(config_contains={"n": 7})),
@@ -204,3 +212,4 @@ def test_the_plan_uses_the_index_meant_for_it(filled: Filled, index: str, plan: 
     rows = driver.execute(f"EXPLAIN {sql}", parameters, prepare=True).fetchall()
     told = "\n".join(row[0] for row in rows)
     assert INSTEAD.get(index, index) in told, told
+    assert "Seq Scan on sync_" not in told, told
