@@ -33,7 +33,7 @@ _PING_AFTER = 1.0  # seconds of rest after which a pooled connection is tried be
 #: What is asked for is nearly always in memory, or on a disk without moving parts, where a page
 #: costs the same wherever it lies. By the default of 4, made for others, small tables are read
 #: whole for each row that is wanted. Source: PostgreSQL manual, 19.7.2 (Planner Cost Constants).
-_RANDOM_PAGE_COST = 1.1
+RANDOM_PAGE_COST = 1.1
 LAZY: Final = "integration_hub_lazy"
 
 
@@ -255,7 +255,7 @@ class DatabaseConnectionManager:
         limits = (
             f"-c statement_timeout={milliseconds(self._statement_timeout)}"
             f" -c lock_timeout={milliseconds(self._lock_timeout)}"
-            f" -c random_page_cost={_RANDOM_PAGE_COST}"
+            f" -c random_page_cost={RANDOM_PAGE_COST}"
         )
         # Behind one's own options, since moments are taken as they come: in UTC.
         arguments: dict[str, Any] = {"options": f"{limits} {own} -c timezone=UTC"}
