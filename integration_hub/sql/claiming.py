@@ -72,7 +72,7 @@ WITH free AS (
         version)
     SELECT (CAST(:ids AS uuid[]))[turn], tenant_id, id, integration_id, slot, attempt + 1,
         'running', :worker, :now, :now, :expires, 0, checkpoint, 1
-    FROM placed WHERE slot IS NOT NULL
+    FROM placed WHERE slot BETWEEN 1 AND most  -- few, as the plan has it: so all is found by index
     ORDER BY integration_id, slot  -- all in one order, or two claims could wait for each other
     ON CONFLICT DO NOTHING
     RETURNING id, sync_job_id, integration_id, slot
