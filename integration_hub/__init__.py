@@ -102,7 +102,7 @@ from integration_hub.memory.repositories import (
 from integration_hub.memory.sync_runs import InMemorySyncRunRepository
 from integration_hub.memory.unit_of_work import InMemoryUnitOfWork
 from integration_hub.ports.clock import Clock, SystemClock
-from integration_hub.ports.messages import InboxRepository, MessageRepository, SecretRepository
+from integration_hub.ports.messages import MessageRepository
 from integration_hub.ports.query import (
     Cursor,
     CursorPage,
@@ -119,6 +119,7 @@ from integration_hub.ports.repositories import (
     SyncJobRepository,
     WebhookRepository,
 )
+from integration_hub.ports.secrets import InboxRepository, SecretRepository
 from integration_hub.ports.sync_runs import SyncRunRepository
 from integration_hub.ports.unit_of_work import EVERY_TENANT, UnitOfWork, UnitOfWorkManager
 from integration_hub.settings import HubSettings

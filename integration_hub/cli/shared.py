@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from operator import attrgetter
-from typing import Annotated
+from typing import Annotated, Protocol
 from uuid import UUID
 
 import typer
@@ -92,6 +92,26 @@ def _words(value: object) -> str:
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"
     return f"{value.total_seconds():.3g} s" if isinstance(value, timedelta) else str(value)
+
+
+class Works(Protocol):
+    """A runner or a dispatcher."""
+
+    @property
+    def worker(self) -> str: ...
+    def run_once(self) -> int: ...
+    def run_until_signalled(self) -> None: ...
+
+
+def work(works: Works, kind: str, does: str, *, once: bool, counted: str) -> None:
+    """Let it work until SIGTERM, or, `once`, through what is due now."""
+    if once:
+        total = sum(iter(works.run_once, 0))
+        console.print(f"{total} {counted}", highlight=False)
+        return
+    console.print(f"{kind} {works.worker} {does}", highlight=False)
+    works.run_until_signalled()
+    console.print(f"{kind} {works.worker} has stopped", highlight=False)
 
 
 def in_batches(hub: Hub, tenant: Tenant, prune: Callable[[UnitOfWork], int]) -> int:

@@ -28,6 +28,7 @@ from integration_hub.cli.shared import (
     listed,
     opened,
     show,
+    work,
 )
 from integration_hub.domain.errors import ValidationError
 from integration_hub.domain.sync_job import STATUSES, SyncJob
@@ -104,16 +105,8 @@ def run(
             poll=duration("--poll", poll),
             grace=duration("--grace", grace),
         )
-        if once:
-            counted = 0
-            while done := runner.run_once():
-                counted += done
-            console.print(f"{counted} runs", highlight=False)
-            return
         types = ", ".join(sorted(found))
-        console.print(f"worker {runner.worker} runs sync jobs of: {types}", highlight=False)
-        runner.run_until_signalled()
-        console.print(f"worker {runner.worker} has stopped", highlight=False)
+        work(runner, "worker", f"runs sync jobs of: {types}", once=once, counted="runs")
 
 
 @sync.command()

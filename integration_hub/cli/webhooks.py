@@ -23,6 +23,7 @@ from integration_hub.cli.shared import (
     listed,
     opened,
     show,
+    work,
 )
 from integration_hub.delivery import WebhookDispatcher
 from integration_hub.domain.errors import ValidationError
@@ -91,15 +92,7 @@ def dispatch(
             worker=worker,
             tenant=chosen(tenant),
         )
-        if once:
-            counted = 0
-            while made := sender.run_once():
-                counted += made
-            console.print(f"{counted} attempts", highlight=False)
-            return
-        console.print(f"dispatcher {sender.worker} delivers messages", highlight=False)
-        sender.run_until_signalled()
-        console.print(f"dispatcher {sender.worker} has stopped", highlight=False)
+        work(sender, "dispatcher", "delivers messages", once=once, counted="attempts")
 
 
 @dataclass(frozen=True)

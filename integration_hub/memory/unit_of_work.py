@@ -25,16 +25,13 @@ from integration_hub.domain.sync_run import SyncRun
 from integration_hub.domain.webhook import Webhook
 from integration_hub.domain.webhook_message import WebhookDelivery, WebhookHealth, WebhookMessage
 from integration_hub.domain.webhook_secret import WebhookSecret
-from integration_hub.memory.messages import (
-    InMemoryInboxRepository,
-    InMemoryMessageRepository,
-    InMemorySecretRepository,
-)
+from integration_hub.memory.messages import InMemoryMessageRepository
 from integration_hub.memory.repositories import (
     InMemoryIntegrationRepository,
     InMemorySyncJobRepository,
     InMemoryWebhookRepository,
 )
+from integration_hub.memory.secrets import InMemoryInboxRepository, InMemorySecretRepository
 from integration_hub.memory.store import CHILDREN, InboxEntry, MemoryStore, Row, Table
 from integration_hub.memory.sync_runs import InMemorySyncRunRepository
 from integration_hub.ports.clock import Clock, SystemClock

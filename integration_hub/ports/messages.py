@@ -1,4 +1,4 @@
-"""What the repositories of messages, secrets and the inbox answer, and the life of a delivery.
+"""What the repository of messages answers, and the life of a delivery, which all stores share.
 
 May import: `domain`, and its neighbours. What happens to messages and their deliveries is said here
 once, on the few questions that a store answers.
@@ -25,10 +25,8 @@ from integration_hub.domain.errors import (
 )
 from integration_hub.domain.values import (
     checked_count,
-    checked_duration,
     checked_id,
     checked_lease,
-    checked_name,
     checked_time,
     member,
     one_or_more,
@@ -49,11 +47,6 @@ from integration_hub.domain.webhook_message import (
     checked_delivery,
     written,
 )
-from integration_hub.domain.webhook_secret import (
-    WebhookSecret,
-    checked_secret,
-    new_symmetric_secret,
-)
 from integration_hub.ports.clock import Clock
 from integration_hub.ports.query import Sort, WebhookFilter
 from integration_hub.ports.repositories import WebhookRepository
@@ -65,8 +58,6 @@ MOST_AT_ONCE = 100
 dispatcher brings it."""
 MOST_WAITING = 1_000  # endpoints that one claim looks at
 PER_HOST = 8
-OVERLAP = timedelta(days=1)
-INBOX_WINDOW = timedelta(days=7)
 LEASE_LOST = "lease_lost"
 LOST = "the dispatcher was not heard of in time; it may have arrived"
 
@@ -174,52 +165,6 @@ class MessageRepository(Protocol):
 
     def release(self, delivery: WebhookDelivery) -> WebhookDelivery:
         """Give a claim back: no attempt was made."""
-        ...
-
-
-class SecretRepository(Protocol):
-    """The secrets that messages to webhooks are signed with."""
-
-    def of(self, webhook_id: UUID, /) -> list[WebhookSecret]:
-        """Those valid now, the newest first; one is made where there is none."""
-        ...
-
-    def of_many(self, webhooks: Iterable[Webhook]) -> dict[UUID, list[WebhookSecret]]: ...
-
-    def rotate(
-        self,
-        webhook_id: UUID,
-        /,
-        *,
-        secret: str | None = None,
-        overlap: timedelta | float = OVERLAP,
-    ) -> WebhookSecret:
-        """A new secret (or the one given); the former ones are valid for `overlap` more.
-
-        Messages carry a signature by each, so that the receiver can change over in its own time.
-        """
-        ...
-
-
-class InboxRepository(Protocol):
-    """The messages that were received from others, so that each is dealt with once."""
-
-    def accept(
-        self,
-        message_id: str,
-        *,
-        source: str = "default",
-        window: timedelta | float = INBOX_WINDOW,
-        tenant: str | None = None,
-    ) -> bool:
-        """Whether a message is new: not accepted from this source within the window.
-
-        It is noted in this unit of work, with what it causes, or not at all.
-        """
-        ...
-
-    def prune(self, before: datetime, *, limit: int = 1_000) -> int:
-        """Forget up to `limit` of those accepted before a moment."""
         ...
 
 
@@ -429,9 +374,8 @@ class MessagesLife(Generic[U]):
         now = self.clock.now()
         made = [self._made(delivery, outcome, now) for delivery, outcome in outcomes]
         recorded = self._finish_many(made)
-        for each in sorted(
-            made, key=_endpoint
-        ):  # all in one order, or two could wait for each other
+        # All in one order, or two could wait for each other.
+        for each in sorted(made, key=_endpoint):
             if each.key not in recorded:
                 continue
             if not each.outcome.is_success:
@@ -574,94 +518,6 @@ class MessagesLife(Generic[U]):
         raise AssertionError(type(self).__name__)
 
 
-class SecretsLife(Generic[U]):
-    """What happens to secrets; a store answers `_valid` and keeps with `_put`."""
-
-    clock: Clock
-    _uow: U
-
-    def of(self, webhook_id: UUID, /) -> list[WebhookSecret]:
-        webhook = self._uow.webhooks.get(webhook_id)
-        return self.of_many([webhook])[webhook.id]
-
-    def of_many(self, webhooks: Iterable[Webhook]) -> dict[UUID, list[WebhookSecret]]:
-        self._uow.require_active()
-        owners = {webhook.id: webhook for webhook in webhooks}
-        now = self.clock.now()
-        found: dict[UUID, list[WebhookSecret]] = {id: [] for id in owners}
-        for secret in self._all_of(list(owners)) if owners else []:
-            if secret.is_valid(now):
-                found[secret.webhook_id].append(secret)
-        for id, secrets in found.items():
-            secrets.sort(key=_age, reverse=True)
-            if not secrets:
-                secrets.append(self._made(owners[id], new_symmetric_secret(), now))
-        return found
-
-    def rotate(
-        self,
-        webhook_id: UUID,
-        /,
-        *,
-        secret: str | None = None,
-        overlap: timedelta | float = OVERLAP,
-    ) -> WebhookSecret:
-        chosen = new_symmetric_secret() if secret is None else checked_secret(secret)
-        until = self.clock.now() + checked_duration("overlap", overlap)
-        webhook = self._uow.webhooks.get(webhook_id)
-        self._expire([webhook.id], until)
-        return self._made(webhook, chosen, self.clock.now())
-
-    def _made(self, webhook: Webhook, secret: str, now: datetime) -> WebhookSecret:
-        made = WebhookSecret(
-            webhook_id=webhook.id, secret=secret, created_at=now, tenant=webhook.tenant
-        )
-        self._put(made)
-        return made
-
-    def _all_of(self, webhook_ids: list[UUID]) -> list[WebhookSecret]:
-        raise AssertionError(type(self).__name__)
-
-    def _put(self, secret: WebhookSecret) -> None:
-        raise AssertionError(type(self).__name__)
-
-    def _expire(self, webhook_ids: list[UUID], until: datetime) -> None:
-        """Let those that never expire do so then."""
-        raise AssertionError(type(self).__name__)
-
-
-class InboxLife(Generic[U]):
-    """Checks, for the inbox of each store."""
-
-    clock: Clock
-    _uow: U
-
-    def accept(
-        self,
-        message_id: str,
-        *,
-        source: str = "default",
-        window: timedelta | float = INBOX_WINDOW,
-        tenant: str | None = None,
-    ) -> bool:
-        self._uow.require_active()
-        owner = self._uow.tenant_for(tenant or "")
-        key = (owner, checked_name("source", source), checked_name("message_id", message_id))
-        now = self.clock.now()
-        return self._accept(key, now, now - checked_duration("window", window))
-
-    def prune(self, before: datetime, *, limit: int = 1_000) -> int:
-        self._uow.require_active()
-        checked_count("limit", limit, least=1)
-        return self._forget(checked_time("before", before), limit)
-
-    def _accept(self, key: tuple[str, str, str], now: datetime, oldest: datetime) -> bool:
-        raise AssertionError(type(self).__name__)
-
-    def _forget(self, before: datetime, limit: int) -> int:
-        raise AssertionError(type(self).__name__)
-
-
 OLDEST_FIRST = Sort("created_at", "asc")
 
 
@@ -717,7 +573,3 @@ def _lost(before: WebhookDelivery) -> WebhookAttempt:
 
 def _endpoint(made: Made) -> UUID:
     return made.webhook.id
-
-
-def _age(secret: WebhookSecret) -> tuple[datetime, UUID]:
-    return secret.created_at, secret.id

@@ -25,12 +25,13 @@ from integration_hub.domain.errors import (
 from integration_hub.domain.result import Err, Ok, Result
 from integration_hub.domain.values import checked_count, checked_name
 from integration_hub.ports.clock import Clock
-from integration_hub.ports.messages import InboxRepository, MessageRepository, SecretRepository
+from integration_hub.ports.messages import MessageRepository
 from integration_hub.ports.repositories import (
     IntegrationRepository,
     SyncJobRepository,
     WebhookRepository,
 )
+from integration_hub.ports.secrets import InboxRepository, SecretRepository
 from integration_hub.ports.sync_runs import SyncRunRepository
 
 State: TypeAlias = Literal["new", "active", "committed", "rolled_back"]

@@ -14,7 +14,7 @@ from sqlalchemy import Integer, Table, any_, bindparam, delete, insert, select, 
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from integration_hub.domain.webhook_secret import WebhookSecret
-from integration_hub.ports.messages import InboxLife, SecretsLife
+from integration_hub.ports.secrets import InboxLife, SecretsLife
 from integration_hub.sql.mapping import SECRETS
 from integration_hub.sql.models import InboxMessageRow
 from integration_hub.sql.prepared import Prepared
