@@ -16,6 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar, overload
 
+import psycopg
 import pydantic
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url, text
 from sqlalchemy.orm import Session
@@ -31,8 +32,8 @@ T = TypeVar("T")
 
 _PING_AFTER = 1.0  # seconds of rest after which a pooled connection is tried before it is lent out
 #: What is asked for is nearly always in memory, or on a disk without moving parts, where a page
-#: costs the same wherever it lies. By the default of 4, made for others, small tables are read
-#: whole for each row that is wanted. Source: PostgreSQL manual, 19.7.2 (Planner Cost Constants).
+#: costs the same wherever it lies. By the default of 4, made for disks that turn, small tables are
+#: read whole for each row that is wanted. Source: PostgreSQL manual, 19.7.2.
 RANDOM_PAGE_COST = 1.1
 LAZY: Final = "integration_hub_lazy"
 
@@ -93,6 +94,7 @@ class DatabaseConnectionManager:
 
     `connect_timeout`, `statement_timeout` and `lock_timeout` are durations (seconds or
     `timedelta`); the last two are set on the server, so that they hold whatever the client does.
+    Sessions also say ``random_page_cost = 1.1``; `options` in the URL come after, and win.
     On SQLite the lock limit is the busy timeout. `prepared_statements` must be off behind PgBouncer
     in transaction mode before its version 1.21. ``sqlite://`` is a file of its own that goes with
     `close()`: SQLite's real in-memory databases can't be shared by connections that lock properly.
@@ -241,7 +243,9 @@ class DatabaseConnectionManager:
             pool_recycle=int(checked_duration("pool.recycle", self.pool.recycle).total_seconds()),
             hide_parameters=True,  # they may hold what is not for logs
         )
-        if not self.is_postgres:
+        if self.is_postgres:
+            _keep_to_utc(engine)
+        else:
             self._teach_sqlite(engine)
         if self.pool.pre_ping:
             _ping_after_rest(engine)
@@ -319,6 +323,18 @@ def mapped(rows: list[dict[str, Any]], into: type[T]) -> list[T]:
 
 def _nothing() -> None:
     """There is no file to remove."""
+
+
+def _keep_to_utc(engine: Engine) -> None:
+    """Say it again where `options` did not arrive: PgBouncer is told to ignore them, and keeps to
+    a time zone that is set by a statement.
+    """
+
+    @event.listens_for(engine, "connect")
+    def check(connection: psycopg.Connection[Any], record: object) -> None:
+        if connection.info.parameter_status("TimeZone") != "UTC":
+            connection.execute("SET TIME ZONE 'UTC'")
+            connection.commit()
 
 
 def _ping_after_rest(engine: Engine) -> None:

@@ -46,9 +46,8 @@ _COMMENT = re.compile(r"--.*")
 
 def array_text(values: Sequence[Any]) -> str:
     """Values of one type as Postgres reads an array. Source: its manual, 8.15.2 (Array Input)."""
-    first = values[0]
-    if all(map(is_, values, repeat(first))):  # as most columns of many endings are
-        return f"{{{','.join([_element(first)] * len(values))}}}"
+    if values and all(map(is_, values, repeat(values[0]))):  # as most columns of many endings are
+        return f"{{{','.join([_element(values[0])] * len(values))}}}"
     return f"{{{','.join(map(_element, values))}}}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, timedelta
 from typing import Any
 
 import psycopg
@@ -185,6 +185,27 @@ def test_statements_are_prepared_unless_a_pooler_knows_none(hub_postgres_url: UR
         manager.close()
     assert counts[0] >= 1
     assert counts[1] == 0
+
+
+def test_moments_are_in_utc_though_a_pooler_ignores_options(
+    hub_postgres_url: URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that PgBouncer does; the database's own time zone is another one."""
+    admin = DatabaseConnectionManager(hub_postgres_url)
+    name = hub_postgres_url.database
+    admin.query(f"ALTER DATABASE \"{name}\" SET timezone = 'Europe/Berlin'")
+    admin.close()
+    monkeypatch.setattr(DatabaseConnectionManager, "_postgres_arguments", lambda self: {})
+    manager = DatabaseConnectionManager(hub_postgres_url)
+    with PostgresUnitOfWork(manager) as uow:
+        added = uow.integrations.add(IntegrationFactory.build())
+        uow.commit()
+    with PostgresUnitOfWork(manager) as uow:
+        found = uow.integrations.get(added.id)
+        assert found.created_at == added.created_at
+        assert found.created_at is not None
+        assert found.created_at.tzinfo is UTC
+    manager.close()
 
 
 def test_a_waiter_is_none_of_the_pool_s_connections(hub: Hub, waiter: Waiter) -> None:
