@@ -33,7 +33,7 @@ from integration_hub.domain.webhook_message import (
 )
 from integration_hub.sql.mapping import ATTEMPTS, DELIVERIES, HEALTH, MESSAGES, WEBHOOKS, Mapper
 from integration_hub.sql.models import OPEN
-from integration_hub.sql.prepared import Prepared, type_name
+from integration_hub.sql.prepared import Prepared, delete_those, type_name
 from integration_hub.sql.statements import INSERTS
 
 _MESSAGES, _DELIVERIES, _ATTEMPTS = MESSAGES.table, DELIVERIES.table, ATTEMPTS.table
@@ -330,7 +330,7 @@ class MessageStatements:
         old = old.where(_MESSAGES.c.is_fanned_out != false(), *_scope(_MESSAGES, scoped))
         old = old.order_by(_MESSAGES.c.occurred_at, _MESSAGES.c.id)
         old = old.limit(bindparam("limit", type_=Integer)).with_for_update(skip_locked=True)
-        return Prepared(delete(_MESSAGES).where(_MESSAGES.c.id.in_(old)))
+        return Prepared(delete_those(_MESSAGES, old))
 
 
 def _open(alias: str) -> str:

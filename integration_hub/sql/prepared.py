@@ -19,7 +19,7 @@ import psycopg
 from psycopg.abc import Buffer
 from psycopg.adapt import AdaptersMap, Loader
 from psycopg.pq import ExecStatus
-from sqlalchemy import Dialect, Executable
+from sqlalchemy import Delete, Dialect, Executable, Select, Table, delete, select, tuple_
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.sql.elements import ClauseElement
 from sqlalchemy.types import TypeEngine
@@ -63,6 +63,16 @@ def _element(value: Any) -> str:
 def array_name(type_: TypeEngine[Any]) -> str:
     """An array of a type as Postgres calls it; a collation is not part of it."""
     return f"{type_name(type_).partition(' COLLATE ')[0]}[]"
+
+
+def delete_those(table: Table, chosen: Select[*tuple[Any, ...]]) -> Delete:
+    """Delete the rows whose keys are `chosen`, a query with a limit, and no others.
+
+    It is a CTE, since a plan may run a subquery anew for each row; one that locks what is being
+    deleted finds others each time. It is one within, for the `rowcount` of SQLite's driver.
+    """
+    those = chosen.cte("those", nesting=True)
+    return delete(table).where(tuple_(*table.primary_key).in_(select(*those.c)))
 
 
 class Prepared:

@@ -10,14 +10,14 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
-from sqlalchemy import Integer, Table, any_, bindparam, delete, insert, select, tuple_, update
+from sqlalchemy import Integer, Table, any_, bindparam, insert, select, update
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from integration_hub.domain.webhook_secret import WebhookSecret
 from integration_hub.ports.secrets import InboxLife, SecretsLife
 from integration_hub.sql.mapping import SECRETS
 from integration_hub.sql.models import InboxMessageRow
-from integration_hub.sql.prepared import Prepared
+from integration_hub.sql.prepared import Prepared, delete_those
 from integration_hub.sql.statements import INSERTS
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class InboxStatements:
             tenant = bindparam("tenant_id", type_=_INBOX.c.tenant_id.type)
             old = old.where(_INBOX.c.tenant_id == tenant)
         old = old.order_by(_INBOX.c.received_at).limit(bindparam("limit", type_=Integer))
-        return Prepared(delete(_INBOX).where(tuple_(*key).in_(old)))
+        return Prepared(delete_those(_INBOX, old))
 
 
 class SqlInboxRepository(InboxLife["SqlUnitOfWork"]):

@@ -45,7 +45,7 @@ from integration_hub.sql.claiming import (
 )
 from integration_hub.sql.filtering import may_run, waiting
 from integration_hub.sql.mapping import INTEGRATIONS, SYNC_JOBS, SYNC_RUNS
-from integration_hub.sql.prepared import Prepared, array_text
+from integration_hub.sql.prepared import Prepared, array_text, delete_those
 
 if TYPE_CHECKING:
     from integration_hub.sql.unit_of_work import SqlUnitOfWork
@@ -108,7 +108,7 @@ class RunStatements:
         old = select(_RUNS.c.id).where(_RUNS.c.finished_at < _parameter("finished_at"))
         old = old.where(*_scope(scoped)).order_by(_RUNS.c.finished_at, _RUNS.c.id)
         old = old.limit(bindparam("limit", type_=Integer)).with_for_update(skip_locked=True)
-        return Prepared(delete(_RUNS).where(_RUNS.c.id.in_(old)))
+        return Prepared(delete_those(_RUNS, old))
 
     @cached_property
     def change_run(self) -> Prepared:

@@ -275,6 +275,32 @@ def test_pruning_holds_nobody_up(hub_postgres_url: URL) -> None:
             pruning.commit()
 
 
+def test_pruning_keeps_to_its_limit_in_any_plan(hub_postgres_url: URL) -> None:
+    """A subquery that locks may be run for each row by the plan, and finds others each time."""
+    methods = ("hashjoin", "mergejoin", "hashagg", "sort", "material", "indexscan", "bitmapscan")
+    options = " ".join(f"-c enable_{method}=off" for method in methods)
+    now = SystemClock().now()
+    with Hub.from_url(hub_postgres_url.update_query_dict({"options": options})) as hub:
+        with hub.unit_of_work() as uow:
+            config = {"sync": {"max_concurrency": 9}}
+            parent = IntegrationFactory(active=True, config=config, store=uow)
+            for number in range(5):
+                SyncJobFactory(store=uow, integration_id=parent.id, next_run_at=now)
+                uow.messages.publish("a.b", number)
+                assert uow.inbox.accept(f"m{number}")
+            for run in uow.sync_jobs.claim("w1"):
+                uow.sync_runs.succeed(run)
+            uow.commit()
+        later = now + timedelta(days=1)
+        for prune in ("sync_runs", "messages", "inbox"):
+            counts: list[int] = []
+            while not counts or counts[-1]:
+                with hub.unit_of_work() as uow:
+                    counts.append(getattr(uow, prune).prune(later, limit=2))
+                    uow.commit()
+            assert counts == [2, 2, 1, 0], prune
+
+
 def test_a_session_of_ours_shares_the_transaction(hub_postgres: Hub) -> None:
     for kept in (False, True):
         with hub_postgres.unit_of_work() as uow:
