@@ -56,6 +56,8 @@ from integration_hub.sql.sync_runs import (
 )
 
 _CURSOR = "integration_hub_cursor"
+MANY_ROWS = 1_000
+"""A cursor that has had so many at once is not kept: its answer would lie there until the next."""
 _STATEMENTS = logging.getLogger("sqlalchemy.engine.Engine")
 
 
@@ -130,9 +132,12 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         if self._cursor is None:
             return self.read(statement.statement, parameters).all()
         try:
-            return statement.run(self._cursor, parameters).fetchall()
+            rows = statement.run(self._cursor, parameters).fetchall()
         except psycopg.Error as error:
             raise self._broken_by(error, connection) from error
+        if len(rows) > MANY_ROWS:
+            self._cursor = connection.info[_CURSOR] = OwnCursor(self._cursor.connection)
+        return rows
 
     def touch(self, statement: Prepared, parameters: Mapping[str, Any]) -> int:
         """Run a statement that changes rows, within the transaction; gives their number."""

@@ -18,6 +18,7 @@ from integration_hub import (
 )
 from integration_hub.sql.prepared import OwnCursor, array_text, concise
 from integration_hub.sql.sync_runs import RunStatements
+from integration_hub.sql.unit_of_work import MANY_ROWS
 from integration_hub.testing.factories import IntegrationFactory
 
 #: What psycopg takes apart once, and remembers; see `psycopg._queries`.
@@ -75,6 +76,21 @@ def test_psycopg_remembers_the_statements_of_runs(limit: int) -> None:
 
 def test_a_concise_statement_has_no_comments() -> None:
     assert concise("SELECT 1  -- one\n    FROM t\n") == "SELECT 1 FROM t"
+
+
+def test_a_pooled_connection_does_not_hold_on_to_a_large_answer(hub_postgres_url: URL) -> None:
+    manager = DatabaseConnectionManager(hub_postgres_url)
+    with PostgresUnitOfWork(manager) as uow:
+        uow.integrations.add_many(IntegrationFactory.build_batch(MANY_ROWS + 1))
+        uow.commit()
+    held = []
+    for limit in (1, MANY_ROWS + 1, 1):
+        with PostgresUnitOfWork(manager) as uow:
+            assert len(uow.integrations.find(limit=limit)) == limit
+            answer = uow.connected().info["integration_hub_cursor"].pgresult
+            held.append(answer.ntuples if answer else 0)
+    assert held == [1, 0, 1]
+    manager.close()
 
 
 def test_a_transaction_can_not_begin_on_a_connection_that_was_cut(hub_postgres_url: URL) -> None:
