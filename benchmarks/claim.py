@@ -378,8 +378,9 @@ def of_rates(server: URL) -> str:
             share = statistics.median(hub / raw for hub, raw in pairs)
             met = {
                 f"{WANTED} of raw": share >= WANTED,
-                "ahead of both": middle["hub"] > max(middle[LIMITED], middle["procrastinate"]),
-                "and without limits": middle["hub"] > middle["pgqueuer"],
+                "ahead of both, limits kept": middle["hub"]
+                > max(middle[LIMITED], middle["procrastinate"]),
+                "ahead of pgqueuer without": middle["hub"] > middle["pgqueuer"],
             }
             verdict = ", ".join(f"{each}: {'met' if it else 'missed'}" for each, it in met.items())
             figures = [f"{middle[kind]:,.0f}" for kind in KINDS]
