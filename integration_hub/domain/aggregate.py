@@ -137,16 +137,22 @@ def evolved(source: D, /, **changes: Any) -> D:
     return copy
 
 
-_KNOWN: dict[type[Any], tuple[Callable[[Any], tuple[Any, ...]], dict[str, Setter]]] = {}
-
-
-def _fields_of(kind: type[Any]) -> tuple[Callable[[Any], tuple[Any, ...]], dict[str, Setter]]:
-    """What reads all fields of a dataclass with slots at once, and what sets each.
+def setters_of(kind: type[Any]) -> dict[str, Setter]:
+    """What sets each field of a dataclass with slots, in their order.
 
     A slot's own setter passes by the frozen dataclass's `__setattr__`.
     """
-    first, *others = (each.name for each in dataclasses.fields(kind))
-    setters = {name: getattr(kind, name).__set__ for name in (first, *others)}
+    return {each.name: getattr(kind, each.name).__set__ for each in dataclasses.fields(kind)}
+
+
+Fields: TypeAlias = tuple[Callable[[Any], tuple[Any, ...]], dict[str, Setter]]
+_KNOWN: dict[type[Any], Fields] = {}
+
+
+def _fields_of(kind: type[Any]) -> Fields:
+    """What reads all fields at once, and what sets each."""
+    setters = setters_of(kind)
+    first, *others = setters
     found = _KNOWN[kind] = attrgetter(first, *others), setters
     return found
 

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from sqlalchemy import ColumnClause, Table, bindparam, column
 
 from integration_hub.domain import integration, sync_job, sync_run, webhook, webhook_message
-from integration_hub.domain.aggregate import Aggregate
+from integration_hub.domain.aggregate import Aggregate, setters_of
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.schedule import Schedule
 from integration_hub.domain.sync_job import SyncJob
@@ -75,11 +75,11 @@ class Mapper(Generic[A]):
         self.table = table
         self.columns = tuple(column.name for column in table.columns)
         fields = [str(_FIELDS.get(name, name)) for name in self.columns]
-        # A slot's own setter passes by the frozen dataclass's __setattr__.
-        self._set = [getattr(kind, field).__set__ for field in fields]
+        setters = setters_of(kind)
+        self._set = [setters[field] for field in fields]
         others = [each for each in dataclasses.fields(kind) if each.name not in fields]
         #: What no column has is as the class has it by default.
-        self._absent = [(getattr(kind, each.name).__set__, each.default) for each in others]
+        self._absent = [(setters[each.name], each.default) for each in others]
         reading = {**_FROM_ROW, **from_row}
         self._reading = [(at, reading[n]) for at, n in enumerate(self.columns) if n in reading]
         writing = {**_TO_ROW, **to_row}

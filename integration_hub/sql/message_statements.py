@@ -28,9 +28,7 @@ from sqlalchemy import (
 )
 
 from integration_hub.domain.webhook import DELIVERABLE
-from integration_hub.domain.webhook_message import (
-    STATUSES,
-)
+from integration_hub.domain.webhook_message import STATUSES
 from integration_hub.sql.mapping import ATTEMPTS, DELIVERIES, HEALTH, MESSAGES, WEBHOOKS, Mapper
 from integration_hub.sql.models import OPEN
 from integration_hub.sql.prepared import Prepared, delete_those, type_name

@@ -351,8 +351,18 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
             parent = parents.get(job.integration_id)
             if parent is None:
                 parent = parents[job.integration_id] = INTEGRATIONS.load(row[_JOB_WIDTH:])
-            each = {"worker": worker, "slot": slot, "now": now, "expires": expires, "id": id}
-            claimed.append(run_of(job, **each, job=job, integration=parent))
+            claimed.append(
+                run_of(
+                    job,
+                    worker=worker,
+                    slot=slot,
+                    now=now,
+                    expires=expires,
+                    id=id,
+                    job=job,
+                    integration=parent,
+                )
+            )
         return claimed
 
     def _skips(self, run: SyncRun, now: datetime) -> bool:

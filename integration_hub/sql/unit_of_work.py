@@ -134,7 +134,7 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         try:
             rows = statement.run(self._cursor, parameters).fetchall()
         except psycopg.Error as error:
-            raise self._broken_by(error, connection) from error
+            raise self._broken_by(error) from error
         if len(rows) > MANY_ROWS:
             self._cursor = connection.info[_CURSOR] = OwnCursor(self._cursor.connection)
         return rows
@@ -149,12 +149,13 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         except SQLAlchemyError as error:
             raise fault(error) from error
         except psycopg.Error as error:
-            raise self._broken_by(error, connection) from error
+            raise self._broken_by(error) from error
 
-    def _broken_by(self, error: psycopg.Error, connection: Connection) -> HubError:
+    def _broken_by(self, error: psycopg.Error) -> HubError:
         """What a fault means that came past SQLAlchemy, which must know of a lost connection."""
+        connection = self._connection
         is_lost = self._cursor is not None and bool(self._cursor.connection.closed)
-        if is_lost and not connection.invalidated:
+        if is_lost and connection is not None and not connection.invalidated:
             connection.invalidate(error)
         return driver_fault(error, is_lost=is_lost)
 
@@ -181,15 +182,11 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         """The connection, with its transaction begun."""
         connection = self._connection or self.connected()
         if not self._has_begun:
-            try:
+            with self.faults():
                 if self._cursor is None:
                     begin_lazily(connection)
                 else:
                     self._cursor.begin()
-            except SQLAlchemyError as error:
-                raise fault(error) from error
-            except psycopg.Error as error:
-                raise self._broken_by(error, connection) from error
             self._has_begun = True
         return connection
 
@@ -201,7 +198,7 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         except SQLAlchemyError as error:
             raise fault(error) from error
         except psycopg.Error as error:
-            raise driver_fault(error) from error
+            raise self._broken_by(error) from error
 
     @staticmethod
     def constraint_of(error: StorageError) -> str | None:
@@ -294,11 +291,8 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
     def _commit_own(self, connection: Connection) -> None:
         if self._cursor is None or connection.in_transaction():
             connection.commit()
-            return
-        try:
+        else:
             self._cursor.connection.commit()
-        except psycopg.Error as error:
-            raise self._broken_by(error, connection) from error
 
     def _tell(self, connection: Connection | None) -> None:
         """Say what was announced, where the database can."""
