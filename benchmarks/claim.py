@@ -1,11 +1,13 @@
 """How many sync jobs are claimed and finished in a second, by 1, 2 and 4 worker processes.
 
-The jobs do nothing. A worker claims a batch in one transaction and finishes it in another. `raw`
-sends the very statements that the hub sends, by psycopg alone, and leaves JSON unread; the peers
-work as their users run them: a worker that ends when the queue is empty, with the batch, or the
-concurrency, as given. pgqueuer works twice: once with what a claim of the hub must hold, no more
-than so many jobs of an integration at once, and once without any limit, which is its fastest.
-procrastinate knows a limit of one alone, and works without.
+The jobs do nothing. A worker claims a batch and finishes it, each in a unit of work of its own that
+stores what is done as it is done (`atomic=False`); a process has as many threads at that as there
+are cores for it, since the peers too go on with the next batch while one is being stored. `raw` sends
+the very statements that the hub sends, by psycopg alone, from as many threads, and leaves JSON
+unread; the peers work as their users run them: a worker that ends when the queue is empty, with the
+batch, or the concurrency, as given. pgqueuer works twice: once with what a claim of the hub must
+hold, no more than so many jobs of an integration at once, and once without any limit, which is its
+fastest. procrastinate knows a limit of one alone, and works without.
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack
 from datetime import timedelta
 from functools import partial
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 import psycopg
 from harness import compare, shown, table
@@ -90,24 +93,42 @@ def fill_hub(url: URL, jobs: int) -> None:
     manager.close()
 
 
-def work_hub(url: URL, batch: int, begin: Callable[[], None]) -> int:
-    done = 0
-    with Hub.from_url(url) as hub:
+def threads_of(processes: int) -> int:
+    """How many threads each process has: as many as there are cores for it."""
+    return max(1, (os.cpu_count() or 1) // processes)
+
+
+def in_threads(count: int, work: Callable[[], int], begin: Callable[[], None]) -> int:
+    """What `count` threads have done, each by `work`, which takes its connection first."""
+    with ThreadPoolExecutor(count) as pool:
         begin()
+        return sum(each.result() for each in [pool.submit(work) for _ in range(count)])
+
+
+def work_hub(url: URL, batch: int, processes: int, begin: Callable[[], None]) -> int:
+    def work() -> int:
+        done = 0
         while True:
-            with hub.unit_of_work(tenant=EVERY_TENANT) as uow:
+            with hub.unit_of_work(tenant=EVERY_TENANT, atomic=False) as uow:
                 runs = uow.sync_jobs.claim("w", limit=batch, lease=LEASE)
                 uow.commit()
             if not runs:
                 return done
-            with hub.unit_of_work(tenant=EVERY_TENANT) as uow:
+            with hub.unit_of_work(tenant=EVERY_TENANT, atomic=False) as uow:
                 uow.sync_runs.succeed_many([(run, SyncOutcome()) for run in runs])
                 uow.commit()
             done += len(runs)
 
+    with Hub.from_url(url) as hub:
+        return in_threads(threads_of(processes), work, begin)
 
-def work_raw(url: URL, batch: int, begin: Callable[[], None]) -> int:
+
+def work_raw(url: URL, batch: int, processes: int, begin: Callable[[], None]) -> int:
     """The same statements with the same values, and nothing made of the rows."""
+    return in_threads(threads_of(processes), partial(_work_raw, url, batch), begin)
+
+
+def _work_raw(url: URL, batch: int) -> int:
     statements = RunStatements("postgresql")
     claim, end = statements.claim(batch).text.encode(), statements.end.text.encode()
     job_at = {name: 2 + SYNC_JOBS.columns.index(name) for name in SYNC_JOBS.columns}
@@ -115,11 +136,8 @@ def work_raw(url: URL, batch: int, begin: Callable[[], None]) -> int:
     options = f"-c random_page_cost={RANDOM_PAGE_COST}"
     with psycopg.connect(dsn(url), autocommit=True, options=options) as connection:
         connection.adapters.register_loader("jsonb", TextLoader)
-        begin()
         while True:
-            connection.execute("BEGIN")
             rows = connection.execute(claim, claim_values(batch)).fetchall()
-            connection.execute("COMMIT")
             if not rows:
                 return done
             now = SystemClock().now()
@@ -138,9 +156,7 @@ def work_raw(url: URL, batch: int, begin: Callable[[], None]) -> int:
                 "job_next_run_at": [None] * len(rows),
             }
             values = {name: array_text(each) for name, each in given.items()}
-            connection.execute("BEGIN")
             ended = connection.execute(end, {**values, "tenant": None, "actor": "w"})
-            connection.execute("COMMIT")
             assert ended.rowcount == len(rows)
             done += len(rows)
 
@@ -179,7 +195,7 @@ def fill_pgqueuer(entry_points: int, url: URL, jobs: int) -> None:
 
 
 def work_pgqueuer(
-    entry_points: int, limit: int, url: URL, batch: int, begin: Callable[[], None]
+    entry_points: int, limit: int, url: URL, batch: int, processes: int, begin: Callable[[], None]
 ) -> int:
     """Its limits are those of entry points; with none (0), its query is the fastest."""
     import asyncpg
@@ -232,7 +248,7 @@ def fill_procrastinate(url: URL, jobs: int) -> None:
         connection.execute("VACUUM ANALYZE")
 
 
-def work_procrastinate(url: URL, batch: int, begin: Callable[[], None]) -> int:
+def work_procrastinate(url: URL, batch: int, processes: int, begin: Callable[[], None]) -> int:
     app, done = _procrastinate(url)
 
     async def work() -> None:
@@ -247,9 +263,8 @@ def work_procrastinate(url: URL, batch: int, begin: Callable[[], None]) -> int:
     return done()
 
 
-KINDS: dict[
-    str, tuple[Callable[[URL, int], None], Callable[[URL, int, Callable[[], None]], int]]
-] = {
+Work: TypeAlias = Callable[[URL, int, int, Callable[[], None]], int]
+KINDS: dict[str, tuple[Callable[[URL, int], None], Work]] = {
     "raw": (fill_hub, work_raw),
     "hub": (fill_hub, work_hub),
     LIMITED: (partial(fill_pgqueuer, PARENTS), partial(work_pgqueuer, PARENTS, PLACES)),
@@ -263,7 +278,7 @@ SHARE = {"procrastinate": 4, LIMITED: 4}
 # --- measuring ------------------------------------------------------------------------------------
 
 
-def _process(kind: str, url: str, batch: int, gate: Any, results: Any) -> None:
+def _process(kind: str, url: str, batch: int, processes: int, gate: Any, results: Any) -> None:
     from sqlalchemy import make_url
 
     began = 0.0
@@ -273,7 +288,7 @@ def _process(kind: str, url: str, batch: int, gate: Any, results: Any) -> None:
         gate.wait(60)
         began = time.monotonic()
 
-    done = KINDS[kind][1](make_url(url), batch, begin)
+    done = KINDS[kind][1](make_url(url), batch, processes, begin)
     results.put((began, time.monotonic(), done, os.getpid()))
 
 
@@ -285,7 +300,7 @@ def rate(server: URL, kind: str, processes: int, batch: int) -> float:
         KINDS[kind][0](url, jobs)
         gate, results = context.Barrier(processes), context.Queue()
         shown = url.render_as_string(hide_password=False)
-        arguments = (kind, shown, batch, gate, results)
+        arguments = (kind, shown, batch, processes, gate, results)
         workers = [context.Process(target=_process, args=arguments) for _ in range(processes)]
         for worker in workers:
             worker.start()

@@ -84,7 +84,13 @@ class Store(Protocol):
     def schema(self) -> Schema: ...
 
     def open(
-        self, *, tenant: Tenant, actor: str, clock: Clock, session: Session | Connection | None
+        self,
+        *,
+        tenant: Tenant,
+        actor: str,
+        clock: Clock,
+        session: Session | Connection | None,
+        atomic: bool,
     ) -> UnitOfWork: ...
     def waiter(self, channel: str) -> Waiter: ...
     def health(self) -> Health: ...
@@ -99,7 +105,13 @@ class _Dicts:
         self._store = MemoryStore()
 
     def open(
-        self, *, tenant: Tenant, actor: str, clock: Clock, session: Session | Connection | None
+        self,
+        *,
+        tenant: Tenant,
+        actor: str,
+        clock: Clock,
+        session: Session | Connection | None,
+        atomic: bool,
     ) -> UnitOfWork:
         if session is not None:
             problem = "can't be joined by the dict store, which has no transactions of a database"
@@ -128,9 +140,17 @@ class _Tables:
         self._has_checked = not check_schema
 
     def open(
-        self, *, tenant: Tenant, actor: str, clock: Clock, session: Session | Connection | None
+        self,
+        *,
+        tenant: Tenant,
+        actor: str,
+        clock: Clock,
+        session: Session | Connection | None,
+        atomic: bool,
     ) -> UnitOfWork:
-        uow = self._kind(self.manager, tenant=tenant, actor=actor, clock=clock, session=session)
+        uow = self._kind(
+            self.manager, tenant=tenant, actor=actor, clock=clock, session=session, atomic=atomic
+        )
         if not self._has_checked:
             with self._lock:
                 if not self._has_checked:
@@ -178,8 +198,11 @@ class UnitOfWorkFactory:
         tenant: Tenant = "default",
         actor: str = "system",
         session: Session | Connection | None = None,
+        atomic: bool = True,
     ) -> UnitOfWork:
-        return self._store.open(tenant=tenant, actor=actor, clock=self._clock, session=session)
+        return self._store.open(
+            tenant=tenant, actor=actor, clock=self._clock, session=session, atomic=atomic
+        )
 
     @property
     def schema(self) -> Schema:
@@ -261,13 +284,19 @@ class Hub:
         tenant: Tenant = "default",
         actor: str = "system",
         session: Session | Connection | None = None,
+        atomic: bool = True,
     ) -> UnitOfWork:
         """A new unit of work of one tenant, to be used in a ``with`` block.
 
         With `session` it joins a service's own transaction, which the service then commits.
+        Where what its calls do need not be stored together (`atomic=False`), a store may keep what
+        takes one statement as it is made. Postgres does so where one object is added, saved or
+        removed, sync jobs are claimed, or runs end: that saves the round trips of a transaction,
+        two of three. `commit()` is called all the same, for the rest; `rollback()`, or leaving
+        without either, undoes that rest alone.
         The first one asks whether the schema fits the code, and raises `SchemaOutOfDate` if not.
         """
-        return self._factory(tenant=tenant, actor=actor, session=session)
+        return self._factory(tenant=tenant, actor=actor, session=session, atomic=atomic)
 
     def run(
         self,
@@ -276,9 +305,12 @@ class Hub:
         tenant: Tenant = "default",
         actor: str = "system",
         attempts: int = 3,
+        atomic: bool = True,
     ) -> Result[T, HubError]:
         """Run `operation(uow)` and commit; see `UnitOfWorkManager.run`."""
-        return self._manager.run(operation, tenant=tenant, actor=actor, attempts=attempts)
+        return self._manager.run(
+            operation, tenant=tenant, actor=actor, attempts=attempts, atomic=atomic
+        )
 
     def http(
         self, integration: Integration | UUID | str, /, *, tenant: str = "default", **options: Any

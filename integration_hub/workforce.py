@@ -29,18 +29,25 @@ _TRIES = 5
 class OpensUnitsOfWork(Protocol):
     """What `repeated` needs of a hub."""
 
-    def unit_of_work(self, *, tenant: Tenant = "default", actor: str = "system") -> UnitOfWork: ...
+    def unit_of_work(
+        self, *, tenant: Tenant = "default", actor: str = "system", atomic: bool = True
+    ) -> UnitOfWork: ...
 
 
 def repeated(
-    hub: OpensUnitsOfWork, act: Callable[[UnitOfWork], T], *, tenant: Tenant, actor: str
+    hub: OpensUnitsOfWork,
+    act: Callable[[UnitOfWork], T],
+    *,
+    tenant: Tenant,
+    actor: str,
+    atomic: bool = True,
 ) -> T:
     """Do it in a unit of work of its own, again where it gives way to another that changed the same
     thing; after five tries that one's error is raised.
     """
     for left in reversed(range(_TRIES)):
         try:
-            with hub.unit_of_work(tenant=tenant, actor=actor) as uow:
+            with hub.unit_of_work(tenant=tenant, actor=actor, atomic=atomic) as uow:
                 found = act(uow)
                 uow.commit()
             return found

@@ -62,7 +62,9 @@ _OF_LEASE = 0.75  # the most of a lease that one request may take
 class OffersMessages(Protocol):
     """What a dispatcher needs of a hub."""
 
-    def unit_of_work(self, *, tenant: Tenant = "default", actor: str = "system") -> UnitOfWork: ...
+    def unit_of_work(
+        self, *, tenant: Tenant = "default", actor: str = "system", atomic: bool = True
+    ) -> UnitOfWork: ...
     def waiter(self, channel: str) -> Waiter: ...
 
 

@@ -192,7 +192,9 @@ class UnitOfWorkLifecycle:
 class OpensUnitOfWork(Protocol):
     """What opens units of work; a `UnitOfWorkFactory` is one."""
 
-    def __call__(self, *, tenant: Tenant = "default", actor: str = "system") -> UnitOfWork: ...
+    def __call__(
+        self, *, tenant: Tenant = "default", actor: str = "system", atomic: bool = True
+    ) -> UnitOfWork: ...
 
 
 @dataclass(frozen=True)
@@ -243,6 +245,7 @@ class UnitOfWorkManager:
         tenant: Tenant = "default",
         actor: str = "system",
         attempts: int = 3,
+        atomic: bool = True,
     ) -> Result[T, HubError]:
         """Run `operation(uow)` and commit; `Ok` of what it returns, or `Err` of the `HubError`.
 
@@ -251,12 +254,13 @@ class UnitOfWorkManager:
         Backoff and Jitter", AWS Architecture Blog, 2015); so the operation must not do what can't
         be done twice, such as a network call. An exception that is no `HubError` is raised. An
         operation may commit or roll back by itself; `run` then leaves it at that. A `run` within
-        a `run` has a unit of work of its own.
+        a `run` has a unit of work of its own. With `atomic=False` what its calls do need not be
+        stored together (see `Hub.unit_of_work`): for one that makes a single call.
         """
         checked_count("attempts", attempts, least=1)
         for attempt in range(1, attempts + 1):
             try:
-                return Ok(self._once(operation, tenant, actor))
+                return Ok(self._once(operation, tenant, actor, atomic))
             except SerializationConflict as error:
                 if attempt == attempts:
                     return Err(error)
@@ -265,8 +269,10 @@ class UnitOfWorkManager:
                 return Err(error)
         raise AssertionError("attempts is at least 1")
 
-    def _once(self, operation: Callable[[UnitOfWork], T], tenant: Tenant, actor: str) -> T:
-        with self._factory(tenant=tenant, actor=actor) as uow:
+    def _once(
+        self, operation: Callable[[UnitOfWork], T], tenant: Tenant, actor: str, atomic: bool
+    ) -> T:
+        with self._factory(tenant=tenant, actor=actor, atomic=atomic) as uow:
             token = self._running.set((_Place.here(), uow))
             try:
                 value = operation(uow)

@@ -166,7 +166,8 @@ class SqlMessageRepository(MessagesLife["SqlUnitOfWork"]):
 
     def _forget(self, before: datetime, limit: int) -> int:
         values = self._uow.scoped(occurred_at=before, limit=limit)
-        return self._uow.touch(self.STATEMENTS.forget(scoped=self._uow.is_scoped), values)
+        statement = self.STATEMENTS.forget(scoped=self._uow.is_scoped)
+        return self._uow.touch(statement, values, is_whole=True)
 
 
 class PostgresMessageRepository(SqlMessageRepository):

@@ -72,7 +72,8 @@ class SqlRepository(Generic[A, F]):
     def add(self, item: A, /) -> A:
         new = self._new(item)
         try:
-            count = self._uow.touch(self.STATEMENTS.insert, self._mapper.parameters(new))
+            values = self._mapper.parameters(new)
+            count = self._uow.touch(self.STATEMENTS.insert, values, is_whole=True)
         except StorageError as error:
             raise self._broken(error, new) from error
         if count != 1:
@@ -105,7 +106,7 @@ class SqlRepository(Generic[A, F]):
         changed = item.saved(actor=self._uow.actor, now=self._uow.clock.now())
         parameters = {**self._mapper.parameters(changed), "expected": item.version}
         try:
-            count = self._uow.touch(self.STATEMENTS.update, parameters)
+            count = self._uow.touch(self.STATEMENTS.update, parameters, is_whole=True)
         except StorageError as error:
             raise self._broken(error, changed) from error
         if count != 1:
@@ -129,7 +130,8 @@ class SqlRepository(Generic[A, F]):
 
     def remove(self, id: UUID, /) -> None:
         statement = self.STATEMENTS.delete(scoped=self._uow.is_scoped)
-        if self._uow.touch(statement, self._uow.scoped(id=checked_id("id", id))) != 1:
+        values = self._uow.scoped(id=checked_id("id", id))
+        if self._uow.touch(statement, values, is_whole=True) != 1:
             raise self._missing(id)
 
     # --- looking up ---------------------------------------------------------------------------

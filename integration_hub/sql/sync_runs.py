@@ -29,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from integration_hub.domain.aggregate import evolved
-from integration_hub.domain.errors import QueryTimeout, SyncRunNotFound
+from integration_hub.domain.errors import QueryTimeout, StorageError, SyncRunNotFound
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.sync_job import SyncJob
 from integration_hub.domain.sync_run import SyncRun, max_concurrency, opened, run_of
@@ -215,7 +215,8 @@ class SqlSyncRunRepository(RunsLife):
         moment = checked_time("before", before)
         checked_count("limit", limit, least=1)
         values = self._uow.scoped(finished_at=moment, limit=limit)
-        return self._uow.touch(self.STATEMENTS.prune(scoped=self._uow.is_scoped), values)
+        statement = self.STATEMENTS.prune(scoped=self._uow.is_scoped)
+        return self._uow.touch(statement, values, is_whole=True)
 
     # --- the life of a run --------------------------------------------------------------------
 
@@ -227,9 +228,13 @@ class SqlSyncRunRepository(RunsLife):
         return None
 
     def _expired(self, now: datetime, limit: int) -> list[tuple[SyncRun, SyncJob]]:
-        self._uow.begun()
         values = self._uow.scoped(lease_expires_at=now, limit=limit)
-        rows = self._uow.rows(self.STATEMENTS.expired(scoped=self._uow.is_scoped), values)
+        statement = self.STATEMENTS.expired(scoped=self._uow.is_scoped)
+        self._uow.ready()
+        rows = self._uow.rows(statement, values)
+        if rows and not self._uow.has_begun:  # it has looked, and holds nothing
+            self._uow.begun()
+            rows = self._uow.rows(statement, values)
         return [_both(row) for row in rows]
 
     def _keep(self, run: SyncRun, job: SyncJob | None) -> None:
@@ -299,15 +304,14 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
         It looks at the first `limit` due jobs that nobody holds, of integrations that have room.
         Where these are mostly jobs of one integration, few of them get a place, and the next turn,
         in which that integration has no more room, looks at the others: so a long queue of one
-        can't hold up the rest. Such a turn must not wait for another claim, which may be waiting
-        for the places of the turn before: it has what it has.
+        can't hold up the rest.
         """
-        self._uow.begun()
+        self._uow.ready()
         found: list[SyncRun] = []
         vain = 0
         while True:
             turn = partial(self._turn, worker, limit - len(found), lease, now)
-            claimed = self._without_waiting(turn) if found else turn()
+            claimed = self._further(turn) if found else turn()
             if claimed is None:
                 break
             found += [run for run in claimed if not self._skips(run, now)]
@@ -321,7 +325,17 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
         values = {"now": now, "tenant": self._uow.scope}
         return bool(self._uow.rows(self.STATEMENTS.any_free, values))
 
-    def _without_waiting(self, turn: Callable[[], list[SyncRun]]) -> list[SyncRun] | None:
+    def _further(self, turn: Callable[[], list[SyncRun]]) -> list[SyncRun] | None:
+        """A turn after the first, which must not cost what was claimed before: None for a fault.
+
+        Within a transaction it must not wait for another claim, which may be waiting for the
+        places of the turn before.
+        """
+        if not self._uow.has_begun:
+            try:
+                return turn()
+            except StorageError:
+                return None
         before = self._uow.rows(_LOCK_TIMEOUT, {})[0][0]
         try:
             with self._uow.savepoint():
@@ -384,7 +398,7 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
             "tenant": self._uow.scope,
             "actor": self._uow.actor,
         }
-        return self._uow.touch(self.STATEMENTS.end, values) == len(changes)
+        return self._uow.touch(self.STATEMENTS.end, values, is_whole=True) == len(changes)
 
     def _forget(self, run: SyncRun) -> None:
         self._uow.touch(_FORGET, {"id": run.id})

@@ -66,7 +66,8 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
 
     With `session` (a Session, or a Connection, of the same kind of database) it joins that
     transaction: `commit()` then releases a savepoint, and the owner of the Session commits or
-    rolls back the whole.
+    rolls back the whole. Where it need not be `atomic`, a call that takes one statement is sent
+    without a transaction around it.
     """
 
     INTEGRATIONS: ClassVar[type[SqlIntegrationRepository]]
@@ -85,8 +86,10 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         actor: str = "system",
         clock: Clock | None = None,
         session: Session | Connection | None = None,
+        atomic: bool = True,
     ) -> None:
         super().__init__(tenant=tenant, actor=actor, clock=clock or SystemClock())
+        self._is_atomic = atomic
         self._manager = manager
         self._joined = session
         self._session: Session | None = None
@@ -139,9 +142,14 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
             self._cursor = connection.info[_CURSOR] = OwnCursor(self._cursor.connection)
         return rows
 
-    def touch(self, statement: Prepared, parameters: Mapping[str, Any]) -> int:
-        """Run a statement that changes rows, within the transaction; gives their number."""
-        connection = self.begun()
+    def touch(
+        self, statement: Prepared, parameters: Mapping[str, Any], *, is_whole: bool = False
+    ) -> int:
+        """Run a statement that changes rows, within the transaction; gives their number.
+
+        One that `is_whole` is all that a call needs; see `ready`.
+        """
+        connection = self.ready() if is_whole else self.begun()
         try:
             if self._cursor is None:
                 return connection.execute(statement.statement, parameters).rowcount
@@ -177,6 +185,17 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         """The connection, taken from the pool at the first use."""
         self.require_active()
         return self._connection or self._connect()
+
+    def ready(self) -> Connection:
+        """The connection, for a statement that is all that a call needs: it is stored by itself
+        where what the calls do need not be stored together, and no transaction has begun.
+        """
+        return self.begun() if self._is_atomic else self.connected()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is a transaction, so that what was done may yet be undone."""
+        return self._has_begun
 
     def begun(self) -> Connection:
         """The connection, with its transaction begun."""
@@ -291,7 +310,7 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
     def _commit_own(self, connection: Connection) -> None:
         if self._cursor is None or connection.in_transaction():
             connection.commit()
-        else:
+        elif self._has_begun:
             self._cursor.connection.commit()
 
     def _tell(self, connection: Connection | None) -> None:

@@ -37,7 +37,9 @@ _BEATS = 3  # heartbeats per lease, so that one that goes astray loses nothing
 class OffersWork(Protocol):
     """What a runner needs of a hub."""
 
-    def unit_of_work(self, *, tenant: Tenant = "default", actor: str = "system") -> UnitOfWork: ...
+    def unit_of_work(
+        self, *, tenant: Tenant = "default", actor: str = "system", atomic: bool = True
+    ) -> UnitOfWork: ...
     def http(self, integration: Integration, /) -> HttpClient: ...
     def waiter(self, channel: str) -> Waiter: ...
 
@@ -244,7 +246,7 @@ class SyncRunner:
             self._does(lambda uow: uow.sync_runs.fail(run, error))
 
     def _does(self, act: Callable[[UnitOfWork], T]) -> T:
-        return repeated(self.hub, act, tenant=self._tenant, actor=self.worker)
+        return repeated(self.hub, act, tenant=self._tenant, actor=self.worker, atomic=False)
 
     def _let_go(self) -> None:
         """Ask handlers that have not finished within the grace time to stop."""

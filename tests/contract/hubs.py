@@ -50,14 +50,18 @@ Act: TypeAlias = Callable[[UnitOfWork], Any]
 
 
 def ask_all(
-    hubs: Mapping[str, Hub], act: Callable[[str], Act], shown: Callable[[Any], Any]
+    hubs: Mapping[str, Hub],
+    act: Callable[[str], Act],
+    shown: Callable[[Any], Any],
+    *,
+    atomic: bool = True,
 ) -> dict[str, Any]:
     """What each store gives, as it is; as `shown`, or as an error, all must be the same."""
     values: dict[str, Any] = {}
     answers: dict[str, Any] = {}
     for store, hub in hubs.items():
         values[store] = []
-        with hub.unit_of_work(tenant=EVERY_TENANT, actor="w") as uow:
+        with hub.unit_of_work(tenant=EVERY_TENANT, actor="w", atomic=atomic) as uow:
             try:
                 values[store] = act(store)(uow)
                 answers[store] = shown(values[store])

@@ -78,9 +78,11 @@ class Runs(RuleBasedStateMachine):
             min_size=1,
             max_size=8,
         ),
+        atomic=st.booleans(),
     )
-    def start(self, most: list[int], jobs: list[Any]) -> None:
+    def start(self, most: list[int], jobs: list[Any], atomic: bool) -> None:
         self.hubs = self.start_over()
+        self.atomic = atomic
         self.runs: list[dict[str, SyncRun]] = []
         self.jobs: list[SyncJob] = []
         parents = [
@@ -178,7 +180,7 @@ class Runs(RuleBasedStateMachine):
 
     def does(self, act: Callable[[str], Callable[[UnitOfWork], Any]]) -> dict[str, Any]:
         """Each store's answer, all of which must be the same."""
-        values = ask_all(self.hubs, act, told)
+        values = ask_all(self.hubs, act, told, atomic=self.atomic)
         self.same_jobs()
         return values
 

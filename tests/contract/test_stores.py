@@ -87,6 +87,18 @@ class TestSyncRunsOnSqlite(OnSqlite, contracts.SyncRunContract): ...
 class TestSyncRunsOnPostgres(OnPostgres, contracts.SyncRunContract): ...
 
 
+class TestSyncRunsStoredAsMadeInMemory(OnMemory, contracts.SyncRunContract):
+    atomic = False
+
+
+class TestSyncRunsStoredAsMadeOnSqlite(OnSqlite, contracts.SyncRunContract):
+    atomic = False
+
+
+class TestSyncRunsStoredAsMadeOnPostgres(OnPostgres, contracts.SyncRunContract):
+    atomic = False
+
+
 class TestMessagesInMemory(OnMemory, contracts.MessageContract): ...
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -36,7 +36,12 @@ LEASE = timedelta(minutes=5)
 
 
 class SyncRunContract:
-    """Claims, leases, fencing, endings, misfires, control, history and pruning."""
+    """Claims, leases, fencing, endings, misfires, control, history and pruning.
+
+    Where `atomic` is False, a worker's calls need not be stored together.
+    """
+
+    atomic: ClassVar[bool] = True
 
     @pytest.fixture
     def parent(self, hub: Hub) -> Integration:
@@ -57,13 +62,13 @@ class SyncRunContract:
         return job
 
     def claim(self, hub: Hub, limit: int = 10, worker: str = "w1", **options: Any) -> list[SyncRun]:
-        with hub.unit_of_work(tenant=EVERY_TENANT, actor="w1") as uow:
+        with hub.unit_of_work(tenant=EVERY_TENANT, actor="w1", atomic=self.atomic) as uow:
             runs = uow.sync_jobs.claim(worker, limit=limit, **{"lease": LEASE, **options})
             uow.commit()
         return runs
 
     def does(self, hub: Hub, act: Callable[[UnitOfWork], Any]) -> Any:
-        with hub.unit_of_work(tenant=EVERY_TENANT, actor="w1") as uow:
+        with hub.unit_of_work(tenant=EVERY_TENANT, actor="w1", atomic=self.atomic) as uow:
             found = act(uow)
             uow.commit()
         return found

@@ -1,0 +1,156 @@
+"""Units of work whose calls need not be stored together: what Postgres stores when."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from sqlalchemy import URL, Engine, event
+
+from integration_hub import (
+    EVERY_TENANT,
+    Err,
+    Hub,
+    HubSettings,
+    Integration,
+    Ok,
+    Schedule,
+    SyncJob,
+    SyncOutcome,
+    SyncRun,
+    UnitOfWork,
+)
+from integration_hub.testing.factories import IntegrationFactory, SyncJobFactory
+
+FIRST = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def hub(hub_postgres: Hub) -> Hub:
+    return hub_postgres
+
+
+def add_jobs(hub: Hub, count: int, tenant: str = "default") -> list[SyncJob]:
+    """Due jobs of one integration, which has room for one."""
+    with hub.unit_of_work(tenant=tenant) as uow:
+        parent = IntegrationFactory(active=True, store=uow)
+        given = {"integration_id": parent.id, "schedule": Schedule.every(600)}
+        jobs: list[SyncJob] = []
+        for _ in range(count):
+            jobs.append(SyncJobFactory(store=uow, next_run_at=FIRST, **given))
+        uow.commit()
+    return jobs
+
+
+def status(hub: Hub, job: SyncJob) -> str:
+    with hub.unit_of_work(tenant=EVERY_TENANT) as uow:
+        return uow.sync_jobs.get(job.id).status
+
+
+def claim(uow: UnitOfWork, limit: int = 10) -> list[SyncRun]:
+    return uow.sync_jobs.claim("w", limit=limit)
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_a_claim_and_an_ending_are_stored_as_they_are_made(hub: Hub, atomic: bool) -> None:
+    [job] = add_jobs(hub, 1)
+    with hub.unit_of_work(tenant=EVERY_TENANT, atomic=atomic) as uow:
+        (run,) = claim(uow)
+        assert status(hub, job) == ("pending" if atomic else "running")
+        uow.sync_runs.succeed_many([(run, SyncOutcome(3))])
+        with hub.unit_of_work() as other:
+            assert other.sync_jobs.get(job.id).records_processed == (0 if atomic else 3)
+    # It was left without a commit: that undoes what was not yet stored.
+    with hub.unit_of_work() as uow:
+        assert uow.sync_jobs.get(job.id).records_processed == (0 if atomic else 3)
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_adding_saving_and_removing_too(hub: Hub, atomic: bool) -> None:
+    def stored() -> list[str]:
+        with hub.unit_of_work() as other:
+            return [item.name for item in other.integrations.find()]
+
+    with hub.unit_of_work(atomic=atomic) as uow:
+        item = uow.integrations.add(Integration(name="crm", type="salesforce"))
+        assert stored() == ([] if atomic else ["crm"])
+        item = uow.integrations.save(dataclasses.replace(item, name="erp"))
+        assert stored() == ([] if atomic else ["erp"])
+        uow.integrations.remove(item.id)
+        assert stored() == []
+        uow.rollback()
+    assert stored() == []
+
+
+def test_what_takes_several_statements_is_stored_by_the_commit(hub: Hub) -> None:
+    def names(uow: UnitOfWork) -> list[str]:
+        return sorted(item.name for item in uow.integrations.find())
+
+    with hub.unit_of_work(atomic=False) as uow:
+        uow.integrations.add(IntegrationFactory(name="a"))
+        uow.integrations.add_many([IntegrationFactory(name=name) for name in "bc"])
+        uow.integrations.add(IntegrationFactory(name="d"))  # a transaction has begun by now
+        with hub.unit_of_work() as other:
+            assert names(other) == ["a"]
+        assert names(uow) == ["a", "b", "c", "d"]
+    with hub.unit_of_work() as other:
+        assert names(other) == ["a"]
+
+
+def test_a_refusal_leaves_what_was_stored_before(hub: Hub) -> None:
+    def twice(uow: UnitOfWork) -> None:
+        uow.integrations.add(IntegrationFactory(name="crm"))
+        uow.integrations.add(IntegrationFactory(name="crm"))
+
+    assert isinstance(hub.run(twice, atomic=False), Err)
+    with hub.unit_of_work() as uow:
+        assert [item.name for item in uow.integrations.find()] == ["crm"]
+    assert isinstance(hub.run(lambda uow: uow.integrations.count(), atomic=False), Ok)
+
+
+def test_a_turn_that_waits_too_long_does_not_cost_what_was_claimed_before(
+    hub: Hub, hub_postgres_url: URL
+) -> None:
+    [first, *_] = add_jobs(hub, 3, tenant="acme")
+    add_jobs(hub, 3, tenant="beta")
+    settings = HubSettings.model_construct(lock_timeout=0.2)
+    with (
+        Hub.from_url(hub_postgres_url, settings=settings) as hasty,
+        hub.unit_of_work(tenant="beta") as other,
+    ):
+        assert len(claim(other, 1)) == 1  # and keeps the place from others, until it is over
+        with hasty.unit_of_work(tenant=EVERY_TENANT, atomic=False) as uow:
+            (run,) = claim(uow, 3)
+    assert run.sync_job_id == first.id
+    assert status(hub, first) == "running"
+
+
+def test_each_is_one_statement_and_no_transaction(hub_postgres_url: URL) -> None:
+    heard: list[str] = []
+
+    def hear(*call: Any) -> None:
+        heard.append(call[2].split()[0])
+
+    with Hub.from_url(hub_postgres_url) as hub:
+        add_jobs(hub, 1, tenant="acme")
+        event.listen(Engine, "before_cursor_execute", hear)
+        try:
+            item = stored(hub, lambda uow: uow.integrations.add(IntegrationFactory()))
+            item = stored(hub, lambda uow: uow.integrations.save(item))
+            stored(hub, lambda uow: uow.integrations.remove(item.id))
+            (run,) = stored(hub, lambda uow: claim(uow, 1))
+            stored(hub, lambda uow: uow.sync_runs.fail(run, "no answer", retry_in=0))
+            assert stored(hub, lambda uow: uow.sync_runs.reap()) == []
+        finally:
+            event.remove(Engine, "before_cursor_execute", hear)
+    assert heard == ["INSERT", "UPDATE", "DELETE", "WITH", "WITH", "SELECT"]
+
+
+def stored(hub: Hub, act: Callable[[UnitOfWork], Any]) -> Any:
+    with hub.unit_of_work(tenant="acme", atomic=False) as uow:
+        found = act(uow)
+        uow.commit()
+    return found
