@@ -5,7 +5,10 @@ May import: `ports`, `filtering`, `mapping`, `prepared`, SQLAlchemy.
 What it relies on: at READ COMMITTED, a row that another transaction has changed is looked at
 again before it is locked, and one that is locked is passed by (SKIP LOCKED); and two partial
 unique indexes, which let a job run once at a time, and an integration take each of its places
-once, whatever two claims see at the same moment. Source: PostgreSQL manual, 13.2.1 (Read
+once, whatever two claims see at the same moment. Of two that want the same place, one waits for
+the other; so each connection looks for free places from a start of its own, and connections with
+neighbouring numbers start far from each other (40503 is 2^16 over the golden ratio: Fibonacci
+hashing, Knuth, The Art of Computer Programming, 6.4). Source: PostgreSQL manual, 13.2.1 (Read
 Committed) and SELECT, The Locking Clause. The plan is to be the same beside any number of jobs and
 runs that are over: see `models.BY_SLOT`, and what is said at the parts of the statement.
 """
@@ -54,12 +57,13 @@ WITH free AS (
     {free}
 ), queued AS (
     SELECT *, row_number() OVER () AS turn,
-        row_number() OVER (PARTITION BY integration_id ORDER BY next_run_at, id) AS place
+        row_number() OVER (PARTITION BY integration_id ORDER BY next_run_at, id) AS place,
+        ((pg_backend_pid()::bigint * 40503 & 65535) * most >> 16)::integer AS start
     FROM free
 ), placed AS MATERIALIZED (
-    SELECT *, (  -- from anywhere on, so that two claims seldom want the same place
+    SELECT *, (
         SELECT n % most + 1
-        FROM (SELECT generate_series(:seed % most, :seed % most + most - 1) AS n) AS all_of_them
+        FROM (SELECT generate_series(start, start + most - 1) AS n) AS all_of_them
         WHERE n % most + 1 <> ALL (ARRAY(SELECT r.slot FROM sync_runs r
             WHERE r.status = 'running' AND r.integration_id = queued.integration_id
             ORDER BY r.slot LIMIT most))
@@ -200,7 +204,6 @@ def claim_text(limit: int) -> Any:
     sql = _CLAIM.replace("{free}", _FREE).replace("{jobs}", SYNC_JOBS.listed("j"))
     statement = _looking(sql.replace("{parents}", INTEGRATIONS.listed("i")), limit)
     statement = statement.bindparams(
-        bindparam("seed", type_=Integer),
         bindparam("expires", type_=SYNC_RUNS.table.c.started_at.type),
         bindparam("worker", type_=Text),
         bindparam("actor", type_=Text),

@@ -5,7 +5,6 @@ May import: `ports`, `domain`, and its neighbours.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache, partial
@@ -356,7 +355,6 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
             "now": now,
             "expires": expires,
             "tenant": self._uow.scope,
-            "seed": random.getrandbits(20),
         }
         parents: dict[UUID, Integration] = {}
         claimed = []

@@ -1,4 +1,4 @@
-"""Units of work whose calls need not be stored together: what Postgres stores when."""
+"""Claims and endings on Postgres: what is stored when, and who waits for whom."""
 
 from __future__ import annotations
 
@@ -33,10 +33,11 @@ def hub(hub_postgres: Hub) -> Hub:
     return hub_postgres
 
 
-def add_jobs(hub: Hub, count: int, tenant: str = "default") -> list[SyncJob]:
-    """Due jobs of one integration, which has room for one."""
+def add_jobs(hub: Hub, count: int, tenant: str = "default", most: int = 1) -> list[SyncJob]:
+    """Due jobs of one integration, `most` of which may run at once."""
     with hub.unit_of_work(tenant=tenant) as uow:
-        parent = IntegrationFactory(active=True, store=uow)
+        config = {"sync": {"max_concurrency": most}}
+        parent = IntegrationFactory(active=True, config=config, store=uow)
         given = {"integration_id": parent.id, "schedule": Schedule.every(600)}
         jobs: list[SyncJob] = []
         for _ in range(count):
@@ -126,6 +127,21 @@ def test_a_turn_that_waits_too_long_does_not_cost_what_was_claimed_before(
             (run,) = claim(uow, 3)
     assert run.sync_job_id == first.id
     assert status(hub, first) == "running"
+
+
+def test_claims_on_two_connections_take_places_far_from_each_other(
+    hub: Hub, hub_postgres_url: URL
+) -> None:
+    add_jobs(hub, 2, most=1_000)  # so many that neighbours never start at the same place
+    settings = HubSettings.model_construct(lock_timeout=0.2)
+    with (
+        Hub.from_url(hub_postgres_url, settings=settings) as hasty,
+        hub.unit_of_work(tenant=EVERY_TENANT) as other,
+    ):
+        (held,) = claim(other, 1)
+        with hasty.unit_of_work(tenant=EVERY_TENANT) as uow:
+            (run,) = claim(uow, 1)  # it would wait for the other's place, and give up
+    assert abs(run.slot - held.slot) > 1
 
 
 def test_each_is_one_statement_and_no_transaction(hub_postgres_url: URL) -> None:
