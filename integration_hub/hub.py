@@ -293,7 +293,7 @@ class Hub:
         takes one statement as it is made. Postgres does so where one object is added, saved or
         removed, sync jobs are claimed, or runs end: that saves the round trips of a transaction,
         two of three. `commit()` is called all the same, for the rest; `rollback()`, or leaving
-        without either, undoes that rest alone.
+        without either, undoes that rest alone. In a service's transaction it makes no difference.
         The first one asks whether the schema fits the code, and raises `SchemaOutOfDate` if not.
         """
         return self._factory(tenant=tenant, actor=actor, session=session, atomic=atomic)

@@ -303,38 +303,40 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
         It looks at the first `limit` due jobs that nobody holds, of integrations that have room.
         Where these are mostly jobs of one integration, few of them get a place, and the next turn,
         in which that integration has no more room, looks at the others: so a long queue of one
-        can't hold up the rest.
+        can't hold up the rest. Within a transaction such a turn must not wait for another claim,
+        which may be waiting for the places of the turn before: it has what it has. Where each turn
+        is stored by itself, a fault of a later one must not cost what is stored.
         """
         self._uow.ready()
         found: list[SyncRun] = []
+        try:
+            self._claim_into(found, worker, limit, lease, now)
+        except StorageError:
+            if not found or self._uow.has_begun:
+                raise
+        found.sort(key=_waited)
+        return found
+
+    def _claim_into(
+        self, found: list[SyncRun], worker: str, limit: int, lease: timedelta, now: datetime
+    ) -> None:
         vain = 0
         while True:
             turn = partial(self._turn, worker, limit - len(found), lease, now)
-            claimed = self._further(turn) if found else turn()
+            waits = not found or not self._uow.has_begun
+            claimed = turn() if waits else self._without_waiting(turn)
             if claimed is None:
                 break
             found += [run for run in claimed if not self._skips(run, now)]
             vain = 0 if claimed else vain + 1  # others took the places that were free
             if len(found) >= limit or vain == _VAIN or not self._is_any_free(now):
                 break
-        found.sort(key=_waited)
-        return found
 
     def _is_any_free(self, now: datetime) -> bool:
         values = {"now": now, "tenant": self._uow.scope}
         return bool(self._uow.rows(self.STATEMENTS.any_free, values))
 
-    def _further(self, turn: Callable[[], list[SyncRun]]) -> list[SyncRun] | None:
-        """A turn after the first, which must not cost what was claimed before: None for a fault.
-
-        Within a transaction it must not wait for another claim, which may be waiting for the
-        places of the turn before.
-        """
-        if not self._uow.has_begun:
-            try:
-                return turn()
-            except StorageError:
-                return None
+    def _without_waiting(self, turn: Callable[[], list[SyncRun]]) -> list[SyncRun] | None:
         before = self._uow.rows(_LOCK_TIMEOUT, {})[0][0]
         try:
             with self._uow.savepoint():

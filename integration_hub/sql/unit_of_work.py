@@ -95,7 +95,7 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         self._session: Session | None = None
         self._connection: Connection | None = None
         self._cursor: OwnCursor | None = None
-        self._has_begun = False
+        self.has_begun = False  # whether there is a transaction, so that it may yet be undone
         self._news: set[str] = set()
         self.integrations = self.INTEGRATIONS(self)
         self.webhooks = self.WEBHOOKS(self)
@@ -192,21 +192,16 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         """
         return self.begun() if self._is_atomic else self.connected()
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether there is a transaction, so that what was done may yet be undone."""
-        return self._has_begun
-
     def begun(self) -> Connection:
         """The connection, with its transaction begun."""
         connection = self._connection or self.connected()
-        if not self._has_begun:
+        if not self.has_begun:
             with self.faults():
                 if self._cursor is None:
                     begin_lazily(connection)
                 else:
                     self._cursor.begin()
-            self._has_begun = True
+            self.has_begun = True
         return connection
 
     @contextmanager
@@ -252,7 +247,7 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
                 connection = self._connection_of(self._joined)
                 self._session = Session(connection, join_transaction_mode="create_savepoint")
                 self._connection = self._session.connection()
-                self._has_begun = True
+                self.has_begun = True
         return self._connection
 
     @staticmethod
@@ -310,7 +305,7 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
     def _commit_own(self, connection: Connection) -> None:
         if self._cursor is None or connection.in_transaction():
             connection.commit()
-        elif self._has_begun:
+        elif self.has_begun:
             self._cursor.connection.commit()
 
     def _tell(self, connection: Connection | None) -> None:

@@ -61,17 +61,18 @@ def test_the_service_s_commit_decides_on_all(
     assert orders(engine) == (2 if kept else 0)
 
 
+@pytest.mark.parametrize("atomic", [True, False])
 @pytest.mark.parametrize("first", ["the service writes first", "the hub writes first"])
 def test_a_unit_of_work_that_is_given_up_takes_its_own_changes_alone(
-    hub_and_engine: tuple[Hub, Engine], first: str
+    hub_and_engine: tuple[Hub, Engine], first: str, atomic: bool
 ) -> None:
     hub, engine = hub_and_engine
     with Session(engine) as session:
         if first == "the service writes first":
             session.execute(text("INSERT INTO orders VALUES (1)"))
-        with hub.unit_of_work(session=session) as uow:
+        with hub.unit_of_work(session=session, atomic=atomic) as uow:
             uow.integrations.add(IntegrationFactory(name="given up"))
-        with hub.unit_of_work(session=session) as uow:
+        with hub.unit_of_work(session=session, atomic=atomic) as uow:
             uow.integrations.add(IntegrationFactory(name="kept"))
             uow.commit()
         session.execute(text("INSERT INTO orders VALUES (2)"))
