@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Generic, Protocol, TypeVar
 
@@ -55,6 +56,33 @@ def repeated(
             if not left:
                 raise
     raise AssertionError("the last try returns or raises")
+
+
+class Together(Generic[T]):
+    """What threads have to store when they are done: one of them stores it for all who come
+    meanwhile, and these go on with other work. What `store` raises, comes out where it was called.
+    """
+
+    def __init__(self, store: Callable[[list[T]], None]) -> None:
+        self._store = store
+        self._items: deque[T] = deque()
+        self._storing = threading.Lock()
+
+    def add(self, item: T) -> None:
+        self._items.append(item)
+        self.flush()
+
+    def flush(self) -> None:
+        """Store what there is, unless another thread does: that one looks again when it is done."""
+        while self._items and self._storing.acquire(blocking=False):
+            try:
+                self._store([self._items.popleft() for _ in range(len(self._items))])
+            finally:
+                self._storing.release()
+
+    def put_back(self, items: Sequence[T]) -> None:
+        """For whoever stores next, before all others."""
+        self._items.extendleft(reversed(items))
 
 
 class Workforce(Generic[T]):

@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -52,7 +52,7 @@ from integration_hub.http.transport import UrllibTransport
 from integration_hub.ports.messages import DELIVERY_LEASE, PER_HOST
 from integration_hub.ports.unit_of_work import EVERY_TENANT, Tenant, UnitOfWork
 from integration_hub.ports.waiting import DELIVERY_WORK, Waiter, stopped_by_signals
-from integration_hub.workforce import Workforce, repeated
+from integration_hub.workforce import Together, Workforce, repeated
 
 _LOG = logging.getLogger("integration_hub.delivery")
 _READ = 64 * 1024  # bytes of an answer that are read; what is longer costs it its connection
@@ -117,8 +117,7 @@ class WebhookDispatcher:
             transport=UrllibTransport(limits=limits, tls=tls, guard=guard),
         )
         self._lock = threading.Lock()
-        self._told: deque[tuple[WebhookDelivery, AttemptOutcome]] = deque()
-        self._recording = threading.Lock()
+        self._outcomes = Together(self._record)
         self._at: Counter[UUID] = Counter()
         self._webhooks: dict[UUID, Webhook] = {}
         threads = checked_count("concurrency", concurrency, least=1, most=1_000)
@@ -171,6 +170,7 @@ class WebhookDispatcher:
                 for each in found
             ]
 
+        self._outcomes.flush()
         claimed = repeated(self._hub, claim, tenant=self._tenant, actor=self.worker)
         with self._lock:
             for each in claimed:
@@ -200,27 +200,16 @@ class WebhookDispatcher:
         if self._workforce.is_stopping or waited + limit > self._lease.total_seconds():
             self._does(lambda uow: uow.messages.release(sending.delivery))
             return
-        self._told.append((sending.delivery, self._sent(sending, options, limit)))
-        self._record()
+        self._outcomes.add((sending.delivery, self._sent(sending, options, limit)))
 
-    def _record(self) -> None:
-        """Store what came of attempts: one thread for all, while the others go on."""
-        while self._told and self._recording.acquire(blocking=False):
-            try:
-                self._record_all()
-            finally:
-                self._recording.release()
-
-    def _record_all(self) -> None:
-        made = [self._told.popleft() for _ in range(len(self._told))]
-
+    def _record(self, made: list[tuple[WebhookDelivery, AttemptOutcome]]) -> None:
         def record(uow: UnitOfWork) -> list[WebhookDelivery]:
             return uow.messages.record_many(made)
 
         try:
             recorded = repeated(self._hub, record, tenant=self._tenant, actor=self.worker)
         except StorageError:
-            self._told.extendleft(reversed(made))  # for whoever records next
+            self._outcomes.put_back(made)
             raise
         ours = {(each.id, each.attempt_count) for each in recorded}
         for delivery, _ in made:

@@ -10,13 +10,16 @@ import os
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from integration_hub.domain.errors import (
     HubError,
     LeaseLost,
+    StorageError,
     ValidationError,
 )
 from integration_hub.domain.integration import Integration
@@ -27,7 +30,7 @@ from integration_hub.http.client import HttpClient
 from integration_hub.ports.sync_runs import CLAIM_LEASE, checked_claim
 from integration_hub.ports.unit_of_work import EVERY_TENANT, Tenant, UnitOfWork
 from integration_hub.ports.waiting import SYNC_WORK, Waiter, stopped_by_signals
-from integration_hub.workforce import Workforce, repeated
+from integration_hub.workforce import Together, Workforce, repeated
 
 T = TypeVar("T")
 _LOG = logging.getLogger("integration_hub.sync")
@@ -97,6 +100,15 @@ class SyncContext:
 Handler: TypeAlias = Callable[[SyncContext], SyncOutcome | None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """How a run ended, and what tells it; `outcome` if it succeeded."""
+
+    run: SyncRun
+    tell: Callable[[UnitOfWork], object]
+    outcome: SyncOutcome | None = None
+
+
 class SyncRunner:
     """Works through due sync jobs, of all tenants unless one is named.
 
@@ -129,6 +141,7 @@ class SyncRunner:
         self._grace = checked_duration("grace", grace).total_seconds()
         self._lock = threading.Lock()
         self._active: dict[Any, SyncContext] = {}
+        self._endings = Together(self._tell)
         self._workforce = Workforce(
             claim=self._claimed,
             work=self._see_through,
@@ -189,6 +202,7 @@ class SyncRunner:
             uow.sync_runs.reap()
             return uow.sync_jobs.claim(self.worker, limit=room, lease=self._lease)
 
+        self._endings.flush()
         contexts = [SyncContext(self, run) for run in self._does(claim)]
         with self._lock:
             self._active.update((context.run.id, context) for context in contexts)
@@ -201,20 +215,22 @@ class SyncRunner:
             outcome: SyncOutcome | None = None
             failure: Exception | None = None
             try:
-                outcome = self._handler_of(context)(context) or SyncOutcome()
+                outcome = _checked(self._handler_of(context)(context))
             except Exception as error:  # noqa: BLE001 - whatever it is, it goes into the history
                 failure = error
             with context.lock:
-                self._tell(context, outcome, failure)
-                context.is_over = True
-        except LeaseLost as error:
-            _LOG.warning("%s", error.message)
-        except HubError as error:
-            # Its end could not be told: the lease will run out, and the run be lost.
-            _LOG.error("sync run %s: %s", run.id, error.message)
+                context.is_over = True  # no heartbeat after this
+            ending = self._ending_of(context, outcome, failure)
         finally:
             with self._lock:
                 del self._active[run.id]
+        if ending is not None:
+            try:
+                self._endings.add(ending)
+            except StorageError as error:
+                _LOG.error(
+                    "sync run %s has ended, and can't be told yet: %s", run.id, error.message
+                )
 
     def _handler_of(self, context: SyncContext) -> Handler:
         kind = context.integration.type
@@ -224,26 +240,60 @@ class SyncRunner:
             raise ValidationError("integration.type", kind, problem)
         return self._handlers[kind]
 
-    def _tell(
+    def _ending_of(
         self, context: SyncContext, outcome: SyncOutcome | None, failure: Exception | None
-    ) -> None:
+    ) -> _Ending | None:
         run = context.run
         if context.why == "cancelled":
-            return  # the run has ended with its job
+            return None  # the run has ended with its job
         if context.why == "stopped" and failure is not None:
-            self._does(lambda uow: uow.sync_runs.release(run))
-        elif failure is None and outcome is not None and context.why != "time":
-            done = outcome
-            self._does(
-                lambda uow: uow.sync_runs.succeed(
-                    run, records=done.records, checkpoint=done.checkpoint
-                )
-            )
-        else:
-            limit = context.job.time_limit
-            error = failure or TimeoutError(f"it took longer than {limit}, its time limit")
-            _LOG.warning("sync run %s failed: %s", run.id, type(error).__name__)
-            self._does(lambda uow: uow.sync_runs.fail(run, error))
+            return _Ending(run, lambda uow: uow.sync_runs.release(run))
+        if failure is None and outcome is not None and context.why != "time":
+            done = [(run, outcome)]
+            return _Ending(run, lambda uow: uow.sync_runs.succeed_many(done), outcome)
+        limit = context.job.time_limit
+        error = failure or TimeoutError(f"it took longer than {limit}, its time limit")
+        _LOG.warning("sync run %s failed: %s", run.id, type(error).__name__)
+        return _Ending(run, lambda uow: uow.sync_runs.fail(run, error))
+
+    def _tell(self, endings: list[_Ending]) -> None:
+        """Those that succeeded in one go, and the others one by one.
+
+        What the database did not take is told with the next that end, or before the next claim.
+        """
+        left = deque(endings)
+        try:
+            done = [each for each in endings if each.outcome is not None]
+            if done and self._have_succeeded(done):
+                left = deque(each for each in endings if each.outcome is None)
+            while left:
+                self._tell_one(left[0])
+                left.popleft()
+        except StorageError:
+            self._endings.put_back(left)
+            raise
+
+    def _have_succeeded(self, endings: list[_Ending]) -> bool:
+        """Whether they could be stored together; they can't if one of them is lost, say."""
+        done = [(each.run, each.outcome) for each in endings if each.outcome is not None]
+        try:
+            self._does(lambda uow: uow.sync_runs.succeed_many(done))
+        except StorageError:
+            raise
+        except HubError:
+            return False
+        return True
+
+    def _tell_one(self, ending: _Ending) -> None:
+        try:
+            self._does(ending.tell)
+        except StorageError:
+            raise
+        except LeaseLost as error:
+            _LOG.warning("%s", error.message)
+        except HubError as error:
+            # Its end can't be told: the lease will run out, and the run be lost.
+            _LOG.error("sync run %s: %s", ending.run.id, error.message)
 
     def _does(self, act: Callable[[UnitOfWork], T]) -> T:
         return repeated(self.hub, act, tenant=self._tenant, actor=self.worker, atomic=False)
@@ -266,6 +316,15 @@ class SyncRunner:
                 self.beat(context)
             except HubError as error:
                 _LOG.warning("no heartbeat for sync run %s: %s", context.run.id, error.message)
+
+
+def _checked(outcome: object) -> SyncOutcome:
+    if outcome is None:
+        return SyncOutcome()
+    if not isinstance(outcome, SyncOutcome):
+        problem = "must be a SyncOutcome or None: what a handler of sync jobs gives back"
+        raise ValidationError("outcome", type(outcome).__name__, problem)
+    return outcome
 
 
 class _Heart:

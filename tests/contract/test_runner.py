@@ -8,8 +8,18 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sqlalchemy import URL, create_engine, text
 
-from integration_hub import Hub, Integration, Schedule, SyncJob, SyncRun, ValidationError
+from integration_hub import (
+    Hub,
+    HubSettings,
+    Integration,
+    Schedule,
+    SyncJob,
+    SyncJobNotFound,
+    SyncRun,
+    ValidationError,
+)
 from integration_hub.sync import SyncContext, SyncOutcome, SyncRunner
 from integration_hub.testing import (
     IntegrationFactory,
@@ -95,6 +105,58 @@ def test_a_type_without_a_handler_is_told_with_those_that_have_one(each_hub: Hub
     assert message is not None
     assert "'crm'" in message
     assert "erp" in message
+
+
+def test_a_handler_that_gives_something_else_has_failed(each_hub: Hub) -> None:
+    _, (job,) = add_jobs(each_hub, max_attempts=1)
+    handler: Any = lambda context: {"records": 3}  # noqa: E731
+    SyncRunner(each_hub, {"crm": handler}).run_once()
+    (run,) = history(each_hub, job)
+    assert run.status == "failed"
+    assert run.error_message is not None
+    assert "outcome must be a SyncOutcome or None" in run.error_message
+
+
+def test_a_run_that_is_lost_does_not_cost_those_that_end_at_the_same_time(each_hub: Hub) -> None:
+    _, (removed, *others) = add_jobs(each_hub, 4)
+    at_once = threading.Barrier(4)
+
+    def pull(context: SyncContext) -> None:
+        if context.job.id == removed.id:
+            with each_hub.unit_of_work() as uow:
+                uow.sync_jobs.remove(removed.id)
+                uow.commit()
+        at_once.wait(10)
+
+    assert SyncRunner(each_hub, {"crm": pull}, concurrency=4).run_once() == 4
+    assert [job_of(each_hub, job).status for job in others] == ["completed"] * 3
+    with pytest.raises(SyncJobNotFound):
+        job_of(each_hub, removed)
+
+
+def test_an_ending_that_the_database_does_not_take_is_told_before_the_next_claim(
+    hub_postgres: Hub, hub_postgres_url: URL, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, (job,) = add_jobs(hub_postgres)
+    engine = create_engine(hub_postgres_url)
+    settings = HubSettings.model_construct(lock_timeout=0.2)
+    with Hub.from_url(hub_postgres_url, settings=settings) as hub, engine.connect() as other:
+
+        def pull(context: SyncContext) -> SyncOutcome:
+            other.execute(text("LOCK TABLE sync_runs IN EXCLUSIVE MODE"))
+            return SyncOutcome(records=3)
+
+        runner = SyncRunner(hub, {"crm": pull})
+        assert runner.run_once() == 1
+        assert "has ended, and can't be told yet" in caplog.text
+        assert job_of(hub_postgres, job).status == "running"
+        other.rollback()
+        assert runner.run_once() == 0
+    engine.dispose()
+    assert (job_of(hub_postgres, job).status, job_of(hub_postgres, job).records_processed) == (
+        "completed",
+        3,
+    )
 
 
 def test_handlers_run_at_once_up_to_the_concurrency(each_hub: Hub) -> None:

@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 from pytest_httpserver import HTTPServer
+from sqlalchemy import URL, create_engine, text
 from werkzeug import Request, Response
 
 from integration_hub import (
     EVERY_TENANT,
     Hub,
+    HubSettings,
     Integration,
+    QueryTimeout,
     ValidationError,
     Webhook,
     WebhookAttempt,
@@ -99,6 +102,31 @@ def test_a_message_arrives_signed_and_is_logged(each_hub: Hub, httpserver: HTTPS
     assert (attempt.response_status, attempt.response_body) == (202, "thanks")
     assert attempt.error_code is None
     assert dispatcher(each_hub).run_once() == 0
+
+
+def test_an_outcome_that_the_database_does_not_take_is_stored_before_the_next_claim(
+    hub_postgres: Hub, hub_postgres_url: URL, httpserver: HTTPServer
+) -> None:
+    engine = create_engine(hub_postgres_url)
+    settings = HubSettings.model_construct(lock_timeout=0.2)
+    with Hub.from_url(hub_postgres_url, settings=settings) as hub, engine.connect() as other:
+
+        def receive(request: Request) -> Response:
+            other.execute(text("LOCK TABLE webhook_attempts IN EXCLUSIVE MODE"))
+            return Response("thanks")
+
+        httpserver.expect_request("/hook").respond_with_handler(receive)
+        add_webhook(hub, httpserver.url_for("/hook"))
+        message = publish(hub)
+        sender = dispatcher(hub)
+        with pytest.raises(QueryTimeout):
+            sender.run_once()
+        assert [each.status for each in deliveries(hub_postgres, message)] == ["delivering"]
+        other.rollback()
+        assert sender.run_once() == 0
+    engine.dispose()
+    assert [each.status for each in deliveries(hub_postgres, message)] == ["delivered"]
+    assert len(httpserver.log) == 1
 
 
 def test_the_id_stays_and_the_timestamp_is_that_of_the_attempt(
