@@ -9,12 +9,15 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Generic, Protocol, TypeVar
 
 from integration_hub.domain.errors import (
+    DatabaseUnavailable,
     HubError,
+    PoolExhausted,
+    QueryTimeout,
     SchemaOutOfDate,
     SerializationConflict,
     StaleVersion,
@@ -25,6 +28,8 @@ from integration_hub.ports.waiting import Waiter
 
 T = TypeVar("T")
 _TRIES = 5
+#: Faults that pass: what they hindered can be done later.
+PASSING = (DatabaseUnavailable, PoolExhausted, QueryTimeout, SerializationConflict)
 
 
 class OpensUnitsOfWork(Protocol):
@@ -60,11 +65,18 @@ def repeated(
 
 class Together(Generic[T]):
     """What threads have to store when they are done: one of them stores it for all who come
-    meanwhile, and these go on with other work. What `store` raises, comes out where it was called.
+    meanwhile, and these go on with other work.
+
+    `store` keeps all that it is given or nothing. Where the database can't take it now, it is kept
+    for whoever stores next, and the error is raised. Where one thing can't be stored at all, the
+    others are, each by itself, and `give_up` is told of that one.
     """
 
-    def __init__(self, store: Callable[[list[T]], None]) -> None:
+    def __init__(
+        self, store: Callable[[list[T]], None], give_up: Callable[[T, HubError], None]
+    ) -> None:
         self._store = store
+        self._give_up = give_up
         self._items: deque[T] = deque()
         self._storing = threading.Lock()
 
@@ -76,13 +88,29 @@ class Together(Generic[T]):
         """Store what there is, unless another thread does: that one looks again when it is done."""
         while self._items and self._storing.acquire(blocking=False):
             try:
-                self._store([self._items.popleft() for _ in range(len(self._items))])
+                self._take([self._items.popleft() for _ in range(len(self._items))])
             finally:
                 self._storing.release()
 
-    def put_back(self, items: Sequence[T]) -> None:
-        """For whoever stores next, before all others."""
-        self._items.extendleft(reversed(items))
+    def _take(self, items: list[T]) -> None:
+        try:
+            self._store(items)
+        except PASSING:
+            self._items.extendleft(reversed(items))
+            raise
+        except HubError as error:
+            if len(items) == 1:
+                self._give_up(items[0], error)
+            else:
+                self._take_one_by_one(items)
+
+    def _take_one_by_one(self, items: list[T]) -> None:
+        for at, item in enumerate(items, start=1):
+            try:
+                self._take([item])
+            except PASSING:
+                self._items.extend(items[at:])
+                raise
 
 
 class Workforce(Generic[T]):

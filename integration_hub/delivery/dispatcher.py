@@ -25,10 +25,10 @@ from integration_hub.domain.errors import (
     BlockedAddress,
     DeliveryNotFound,
     HttpError,
+    HubError,
     LeaseLost,
     ResponseTooLarge,
     StatusError,
-    StorageError,
     ValidationError,
 )
 from integration_hub.domain.result import Ok
@@ -117,7 +117,7 @@ class WebhookDispatcher:
             transport=UrllibTransport(limits=limits, tls=tls, guard=guard),
         )
         self._lock = threading.Lock()
-        self._outcomes = Together(self._record)
+        self._outcomes = Together(self._record, self._cannot_record)
         self._at: Counter[UUID] = Counter()
         self._webhooks: dict[UUID, Webhook] = {}
         threads = checked_count("concurrency", concurrency, least=1, most=1_000)
@@ -206,15 +206,15 @@ class WebhookDispatcher:
         def record(uow: UnitOfWork) -> list[WebhookDelivery]:
             return uow.messages.record_many(made)
 
-        try:
-            recorded = repeated(self._hub, record, tenant=self._tenant, actor=self.worker)
-        except StorageError:
-            self._outcomes.put_back(made)
-            raise
+        recorded = repeated(self._hub, record, tenant=self._tenant, actor=self.worker)
         ours = {(each.id, each.attempt_count) for each in recorded}
         for delivery, _ in made:
             if (delivery.id, delivery.attempt_count) not in ours:
                 _LOG.warning("%s", LeaseLost(delivery.id, delivery.KIND).message)
+
+    def _cannot_record(self, made: tuple[WebhookDelivery, AttemptOutcome], error: HubError) -> None:
+        # Its lease will run out, and the attempt be logged as lost.
+        _LOG.error("delivery %s: %s", made[0].id, error.message)
 
     def _does(self, act: Callable[[UnitOfWork], object]) -> None:
         repeated(self._hub, act, tenant=self._tenant, actor=self.worker)

@@ -10,7 +10,6 @@ import os
 import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -100,13 +99,17 @@ class SyncContext:
 Handler: TypeAlias = Callable[[SyncContext], SyncOutcome | None]
 
 
+def _nothing(uow: UnitOfWork) -> None:
+    """There is nothing to tell but the outcome."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Ending:
-    """How a run ended, and what tells it; `outcome` if it succeeded."""
+    """How a run ended: its outcome if it succeeded, or else what tells it."""
 
     run: SyncRun
-    tell: Callable[[UnitOfWork], object]
     outcome: SyncOutcome | None = None
+    tell: Callable[[UnitOfWork], object] = _nothing
 
 
 class SyncRunner:
@@ -141,7 +144,7 @@ class SyncRunner:
         self._grace = checked_duration("grace", grace).total_seconds()
         self._lock = threading.Lock()
         self._active: dict[Any, SyncContext] = {}
-        self._endings = Together(self._tell)
+        self._endings = Together(self._tell, self._cannot_tell)
         self._workforce = Workforce(
             claim=self._claimed,
             work=self._see_through,
@@ -247,52 +250,32 @@ class SyncRunner:
         if context.why == "cancelled":
             return None  # the run has ended with its job
         if context.why == "stopped" and failure is not None:
-            return _Ending(run, lambda uow: uow.sync_runs.release(run))
+            return _Ending(run, tell=lambda uow: uow.sync_runs.release(run))
         if failure is None and outcome is not None and context.why != "time":
-            done = [(run, outcome)]
-            return _Ending(run, lambda uow: uow.sync_runs.succeed_many(done), outcome)
+            return _Ending(run, outcome)
         limit = context.job.time_limit
         error = failure or TimeoutError(f"it took longer than {limit}, its time limit")
         _LOG.warning("sync run %s failed: %s", run.id, type(error).__name__)
-        return _Ending(run, lambda uow: uow.sync_runs.fail(run, error))
+        return _Ending(run, tell=lambda uow: uow.sync_runs.fail(run, error))
 
     def _tell(self, endings: list[_Ending]) -> None:
-        """Those that succeeded in one go, and the others one by one.
-
-        What the database did not take is told with the next that end, or before the next claim.
-        """
-        left = deque(endings)
-        try:
-            done = [each for each in endings if each.outcome is not None]
-            if done and self._have_succeeded(done):
-                left = deque(each for each in endings if each.outcome is None)
-            while left:
-                self._tell_one(left[0])
-                left.popleft()
-        except StorageError:
-            self._endings.put_back(left)
-            raise
-
-    def _have_succeeded(self, endings: list[_Ending]) -> bool:
-        """Whether they could be stored together; they can't if one of them is lost, say."""
+        """All of them, or none."""
         done = [(each.run, each.outcome) for each in endings if each.outcome is not None]
-        try:
-            self._does(lambda uow: uow.sync_runs.succeed_many(done))
-        except StorageError:
-            raise
-        except HubError:
-            return False
-        return True
+        others = [each for each in endings if each.outcome is None]
 
-    def _tell_one(self, ending: _Ending) -> None:
-        try:
-            self._does(ending.tell)
-        except StorageError:
-            raise
-        except LeaseLost as error:
+        def tell(uow: UnitOfWork) -> None:
+            if done:
+                uow.sync_runs.succeed_many(done)
+            for each in others:
+                each.tell(uow)
+
+        is_one_call = len(others) + bool(done) == 1
+        repeated(self.hub, tell, tenant=self._tenant, actor=self.worker, atomic=not is_one_call)
+
+    def _cannot_tell(self, ending: _Ending, error: HubError) -> None:
+        if isinstance(error, LeaseLost):
             _LOG.warning("%s", error.message)
-        except HubError as error:
-            # Its end can't be told: the lease will run out, and the run be lost.
+        else:  # the lease will run out, and the run be lost
             _LOG.error("sync run %s: %s", ending.run.id, error.message)
 
     def _does(self, act: Callable[[UnitOfWork], T]) -> T:

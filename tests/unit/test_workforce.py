@@ -6,7 +6,12 @@ import threading
 
 import pytest
 
+from integration_hub import DatabaseUnavailable, HubError, StorageError
 from integration_hub.workforce import Together
+
+
+def never(item: int, error: HubError) -> None:
+    raise AssertionError(f"{item}: {error.message}")
 
 
 def test_what_comes_while_one_thread_stores_is_stored_by_that_one() -> None:
@@ -18,7 +23,7 @@ def test_what_comes_while_one_thread_stores_is_stored_by_that_one() -> None:
         is_storing.set()
         assert go_on.wait(10)
 
-    together = Together(store)
+    together = Together(store, never)
     first = threading.Thread(target=together.add, args=(1,))
     first.start()
     assert is_storing.wait(10)
@@ -31,18 +36,53 @@ def test_what_comes_while_one_thread_stores_is_stored_by_that_one() -> None:
     assert stored == [[1], [2, 3]]
 
 
+class Database:
+    """Stores numbers, when it is up, and never one that is out of range."""
+
+    def __init__(self) -> None:
+        self.is_up = True
+        self.goes_down_after: int | None = None  # so many are stored
+        self.stored: list[int] = []
+        self.refused: list[int] = []
+        self.together = Together(self.store, lambda item, error: self.refused.append(item))
+
+    def store(self, items: list[int]) -> None:
+        if not self.is_up or len(self.stored) == self.goes_down_after:
+            raise DatabaseUnavailable("it is down")
+        if max(items) > 100:
+            raise StorageError("out of range")
+        self.stored.extend(items)
+
+    def add_while_down(self, *items: int) -> None:
+        self.is_up = False
+        for item in items:
+            with pytest.raises(DatabaseUnavailable):
+                self.together.add(item)
+        self.is_up = True
+
+
 def test_what_could_not_be_stored_is_stored_with_the_next() -> None:
-    stored: list[int] = []
-    faults = [ConnectionError("gone")]
+    database = Database()
+    database.add_while_down(1, 2)
+    database.together.add(3)
+    database.together.flush()
+    assert (database.stored, database.refused) == ([1, 2, 3], [])
 
-    def store(items: list[int]) -> None:
-        if faults:
-            together.put_back(items)
-            raise faults.pop()
-        stored.extend(items)
 
-    together = Together(store)
-    with pytest.raises(ConnectionError, match="gone"):
-        together.add(1)
-    together.add(2)
-    assert stored == [1, 2]
+def test_what_can_never_be_stored_does_not_cost_the_others() -> None:
+    database = Database()
+    database.add_while_down(1, 101, 2)
+    database.together.flush()
+    assert (database.stored, database.refused) == ([1, 2], [101])
+
+
+def test_a_fault_on_the_way_costs_nothing() -> None:
+    database = Database()
+    database.add_while_down(1, 101, 2)
+    database.goes_down_after = 1
+    with pytest.raises(DatabaseUnavailable):
+        database.together.flush()
+    assert (database.stored, database.refused) == ([1], [])
+    database.goes_down_after = None
+    database.together.flush()
+    assert (database.stored, database.refused) == ([1, 2], [101])
