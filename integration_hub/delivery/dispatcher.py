@@ -52,19 +52,16 @@ from integration_hub.http.transport import UrllibTransport
 from integration_hub.ports.messages import DELIVERY_LEASE, PER_HOST
 from integration_hub.ports.unit_of_work import EVERY_TENANT, Tenant, UnitOfWork
 from integration_hub.ports.waiting import DELIVERY_WORK, Waiter, stopped_by_signals
-from integration_hub.workforce import Together, Workforce, repeated
+from integration_hub.workforce import OpensUnitsOfWork, Together, Workforce, repeated
 
 _LOG = logging.getLogger("integration_hub.delivery")
 _READ = 64 * 1024  # bytes of an answer that are read; what is longer costs it its connection
 _OF_LEASE = 0.75  # the most of a lease that one request may take
 
 
-class OffersMessages(Protocol):
+class OffersMessages(OpensUnitsOfWork, Protocol):
     """What a dispatcher needs of a hub."""
 
-    def unit_of_work(
-        self, *, tenant: Tenant = "default", actor: str = "system", atomic: bool = True
-    ) -> UnitOfWork: ...
     def waiter(self, channel: str) -> Waiter: ...
 
 

@@ -29,19 +29,16 @@ from integration_hub.http.client import HttpClient
 from integration_hub.ports.sync_runs import CLAIM_LEASE, checked_claim
 from integration_hub.ports.unit_of_work import EVERY_TENANT, Tenant, UnitOfWork
 from integration_hub.ports.waiting import SYNC_WORK, Waiter, stopped_by_signals
-from integration_hub.workforce import Together, Workforce, repeated
+from integration_hub.workforce import OpensUnitsOfWork, Together, Workforce, repeated
 
 T = TypeVar("T")
 _LOG = logging.getLogger("integration_hub.sync")
 _BEATS = 3  # heartbeats per lease, so that one that goes astray loses nothing
 
 
-class OffersWork(Protocol):
+class OffersWork(OpensUnitsOfWork, Protocol):
     """What a runner needs of a hub."""
 
-    def unit_of_work(
-        self, *, tenant: Tenant = "default", actor: str = "system", atomic: bool = True
-    ) -> UnitOfWork: ...
     def http(self, integration: Integration, /) -> HttpClient: ...
     def waiter(self, channel: str) -> Waiter: ...
 
