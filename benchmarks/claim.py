@@ -45,7 +45,7 @@ from integration_hub.ports.clock import SystemClock
 from integration_hub.sql.claiming import ENDED_JOB, ENDED_RUN
 from integration_hub.sql.mapping import SYNC_JOBS
 from integration_hub.sql.prepared import array_text
-from integration_hub.sql.sync_runs import RunStatements
+from integration_hub.sql.run_statements import RunStatements
 from integration_hub.testing.postgres import temporary_database
 
 JOBS = {1: 2_000, 10: 8_000, 100: 24_000}  # long enough for what a worker does once not to count

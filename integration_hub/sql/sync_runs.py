@@ -7,25 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
-from functools import cached_property, lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
-
-from sqlalchemy import (
-    Integer,
-    Text,
-    and_,
-    any_,
-    bindparam,
-    delete,
-    exists,
-    func,
-    insert,
-    literal_column,
-    select,
-    update,
-)
-from sqlalchemy.dialects.postgresql import ARRAY
 
 from integration_hub.domain.aggregate import evolved
 from integration_hub.domain.errors import QueryTimeout, StorageError, SyncRunNotFound
@@ -34,142 +18,22 @@ from integration_hub.domain.sync_job import SyncJob
 from integration_hub.domain.sync_run import SyncRun, max_concurrency, opened, run_of
 from integration_hub.domain.values import checked_count, checked_id, checked_time, new_id
 from integration_hub.ports.sync_runs import Change, RunsLife, checked_statuses
-from integration_hub.sql.claiming import (
-    OF_JOB,
-    OF_RUN,
-    claim_text,
-    ending_text,
-    ending_values,
-    free_text,
-)
-from integration_hub.sql.filtering import may_run, waiting
+from integration_hub.sql.claiming import OF_JOB, OF_RUN, ending_values
 from integration_hub.sql.mapping import INTEGRATIONS, SYNC_JOBS, SYNC_RUNS
-from integration_hub.sql.prepared import Prepared, array_text, delete_those
+from integration_hub.sql.prepared import array_text
+from integration_hub.sql.run_statements import (
+    FORGET,
+    LOCK_TIMEOUT,
+    SET_LOCK_TIMEOUT,
+    RunStatements,
+)
 
 if TYPE_CHECKING:
     from integration_hub.sql.unit_of_work import SqlUnitOfWork
 
-_RUNS, _JOBS = SYNC_RUNS.table, SYNC_JOBS.table
 _JOB_WIDTH = len(SYNC_JOBS.columns)
-_PARENTS = INTEGRATIONS.table
 _VAIN = 5  # how often a claim looks again where others were quicker each time
-_ONE = literal_column("1", Integer)  # in the text, as the condition of the index has it
 _SCAN = 200  # due jobs that are looked at in one go
-
-
-class RunStatements:
-    """The statements on runs, built once per dialect."""
-
-    def __init__(self, dialect: str) -> None:
-        self.is_postgres = dialect == "postgresql"
-        self.get = lru_cache(self._get)
-        self.held = lru_cache(self._held)
-        self.expired = lru_cache(self._expired)
-        self.history = lru_cache(self._history)
-        self.prune = lru_cache(self._prune)
-        self.free = lru_cache(self._free)
-        self.claim = lru_cache(self._claim)
-
-    def _get(self, *, scoped: bool) -> Prepared:
-        return Prepared(select(_RUNS).where(_RUNS.c.id == _parameter("id"), *_scope(scoped)))
-
-    def _held(self, *, scoped: bool) -> Prepared:
-        """A run and its job, kept from others until the end of the transaction."""
-        both = select(_RUNS, _JOBS).join(_JOBS, _JOBS.c.id == _RUNS.c.sync_job_id)
-        both = both.where(_RUNS.c.id == _parameter("id"), *_scope(scoped))
-        return Prepared(both.with_for_update(of=[_JOBS, _RUNS]))
-
-    def _expired(self, *, scoped: bool) -> Prepared:
-        """As `held`, of those whose lease has run out, past those that others hold."""
-        both = select(_RUNS, _JOBS).join(_JOBS, _JOBS.c.id == _RUNS.c.sync_job_id)
-        is_running = and_(_RUNS.c.status == literal_column("'running'"), _RUNS.c.slot >= _ONE)
-        expired = _RUNS.c.lease_expires_at <= _parameter("lease_expires_at")
-        both = both.where(is_running, expired, *_scope(scoped))
-        both = both.order_by(_RUNS.c.lease_expires_at, _RUNS.c.id)
-        both = both.limit(bindparam("limit", type_=Integer))
-        return Prepared(both.with_for_update(of=[_JOBS, _RUNS], skip_locked=True))
-
-    def _history(self, *, scoped: bool, chosen: bool, dated: bool) -> Prepared:
-        found = select(_RUNS).where(_RUNS.c.sync_job_id == _parameter("sync_job_id"))
-        found = found.where(*_scope(scoped))
-        if dated:
-            found = found.where(_RUNS.c.started_at >= _parameter("started_at"))
-        if chosen and self.is_postgres:
-            wanted: Any = any_(bindparam("statuses", type_=ARRAY(_RUNS.c.status.type)))
-            found = found.where(_RUNS.c.status == wanted)
-        elif chosen:
-            found = found.where(_RUNS.c.status.in_(bindparam("statuses", expanding=True)))
-        found = found.order_by(_RUNS.c.started_at.desc(), _RUNS.c.id.desc())
-        return Prepared(found.limit(bindparam("limit", type_=Integer)))
-
-    def _prune(self, *, scoped: bool) -> Prepared:
-        """The oldest ended runs, past those that others are just pruning."""
-        old = select(_RUNS.c.id).where(_RUNS.c.finished_at < _parameter("finished_at"))
-        old = old.where(*_scope(scoped)).order_by(_RUNS.c.finished_at, _RUNS.c.id)
-        old = old.limit(bindparam("limit", type_=Integer)).with_for_update(skip_locked=True)
-        return Prepared(delete_those(_RUNS, old))
-
-    @cached_property
-    def change_run(self) -> Prepared:
-        return _change(_RUNS, OF_RUN)
-
-    @cached_property
-    def change_job(self) -> Prepared:
-        return _change(_JOBS, OF_JOB)
-
-    @cached_property
-    def insert_run(self) -> Prepared:
-        return Prepared(insert(_RUNS).values(SYNC_RUNS.new_values()))
-
-    def _free(self, *, scoped: bool) -> Prepared:
-        """SQLite: due jobs with their integrations, from an offset on."""
-        due = select(_JOBS, _PARENTS).join(_PARENTS, _PARENTS.c.id == _JOBS.c.integration_id)
-        due = due.where(
-            waiting(_JOBS),
-            _JOBS.c.next_run_at <= _parameter("next_run_at", _JOBS),
-            may_run(_PARENTS),
-        )
-        its_run = _RUNS.c.sync_job_id == _JOBS.c.id  # paused and resumed, while its run goes on
-        due = due.where(~exists().where(its_run, _RUNS.c.status == literal_column("'running'")))
-        if scoped:
-            due = due.where(_JOBS.c.tenant_id == _parameter("tenant_id", _JOBS))
-        due = due.order_by(_JOBS.c.next_run_at, _JOBS.c.id)
-        due = due.limit(bindparam("limit", type_=Integer))
-        return Prepared(due.offset(bindparam("offset", type_=Integer)))
-
-    @cached_property
-    def slots(self) -> Prepared:
-        """The places that are taken, by integration."""
-        is_running = _RUNS.c.status == literal_column("'running'")
-        return Prepared(select(_RUNS.c.integration_id, _RUNS.c.slot).where(is_running))
-
-    def _claim(self, limit: int) -> Prepared:
-        return Prepared(claim_text(limit))
-
-    @cached_property
-    def any_free(self) -> Prepared:
-        return Prepared(free_text())
-
-    @cached_property
-    def end(self) -> Prepared:
-        return Prepared(ending_text())
-
-
-def _parameter(name: str, table: Any = _RUNS) -> Any:
-    return bindparam(name, type_=table.c[name].type)
-
-
-def _new(column: Any) -> Any:
-    return bindparam(f"new_{column.name}", type_=column.type)
-
-
-def _scope(scoped: bool) -> list[Any]:
-    return [_RUNS.c.tenant_id == _parameter("tenant_id")] if scoped else []
-
-
-def _change(table: Any, columns: tuple[str, ...]) -> Prepared:
-    row = table.c.id == bindparam("new_id", type_=table.c.id.type)
-    return Prepared(update(table).where(row).values({n: _new(table.c[n]) for n in columns}))
 
 
 class SqlSyncRunRepository(RunsLife):
@@ -337,12 +201,12 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
         return bool(self._uow.rows(self.STATEMENTS.any_free, values))
 
     def _without_waiting(self, turn: Callable[[], list[SyncRun]]) -> list[SyncRun] | None:
-        before = self._uow.rows(_LOCK_TIMEOUT, {})[0][0]
+        before = self._uow.rows(LOCK_TIMEOUT, {})[0][0]
         try:
             with self._uow.savepoint():
-                self._uow.rows(_SET_LOCK_TIMEOUT, {"limit": "5ms"})
+                self._uow.rows(SET_LOCK_TIMEOUT, {"limit": "5ms"})
                 done = turn()
-                self._uow.rows(_SET_LOCK_TIMEOUT, {"limit": before})
+                self._uow.rows(SET_LOCK_TIMEOUT, {"limit": before})
         except QueryTimeout:
             return None
         return done
@@ -401,14 +265,7 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
         return self._uow.touch(self.STATEMENTS.end, values, is_whole=True) == len(changes)
 
     def _forget(self, run: SyncRun) -> None:
-        self._uow.touch(_FORGET, {"id": run.id})
-
-
-_LOCK_TIMEOUT = Prepared(select(func.current_setting("lock_timeout")))
-_SET_LOCK_TIMEOUT = Prepared(
-    select(func.set_config("lock_timeout", bindparam("limit", type_=Text), literal_column("true")))
-)
-_FORGET = Prepared(delete(_RUNS).where(_RUNS.c.id == _parameter("id")))
+        self._uow.touch(FORGET, {"id": run.id})
 
 
 def _waited(run: SyncRun) -> tuple[Any, UUID]:

@@ -17,7 +17,7 @@ from integration_hub import (
     PostgresUnitOfWork,
 )
 from integration_hub.sql.prepared import OwnCursor, array_text, concise
-from integration_hub.sql.sync_runs import RunStatements
+from integration_hub.sql.run_statements import RunStatements
 from integration_hub.sql.unit_of_work import MANY_ROWS
 from integration_hub.testing.factories import IntegrationFactory
 
