@@ -1,19 +1,19 @@
 """What integrations, webhooks and sync jobs have in common: identity, tenant, version, audit.
 
-May import: `errors`, `values`.
+May import: `errors`, `frozen`, `values`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from operator import attrgetter
-from typing import Any, ClassVar, Self, TypeAlias, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 from uuid import UUID
 
 from integration_hub.domain.errors import InvalidTransition, NotFound, ValidationError
+from integration_hub.domain.frozen import evolved, put
 from integration_hub.domain.values import (
     checked_count,
     checked_flag,
@@ -29,8 +29,6 @@ from integration_hub.domain.values import (
 )
 
 A = TypeVar("A", bound="Aggregate")
-D = TypeVar("D")
-Setter: TypeAlias = Callable[[Any, Any], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,43 +116,6 @@ class Aggregate:
 IDENTITY = frozenset(
     {"id", "tenant", "version", "created_at", "created_by", "updated_at", "updated_by"}
 )
-
-
-def put(target: object, name: str, value: object) -> None:
-    """Set a field of a frozen object that is still being made."""
-    object.__setattr__(target, name, value)
-
-
-def evolved(source: D, /, **changes: Any) -> D:
-    """A copy of a frozen dataclass with changes that need no check, since they are our own."""
-    kind = type(source)
-    read, setters = _KNOWN.get(kind) or _fields_of(kind)
-    copy: D = object.__new__(kind)
-    for set_, value in zip(setters.values(), read(source)):  # noqa: B905 - equal by construction
-        set_(copy, value)
-    for name, value in changes.items():
-        setters[name](copy, value)
-    return copy
-
-
-def setters_of(kind: type[Any]) -> dict[str, Setter]:
-    """What sets each field of a dataclass with slots, in their order.
-
-    A slot's own setter passes by the frozen dataclass's `__setattr__`.
-    """
-    return {each.name: getattr(kind, each.name).__set__ for each in dataclasses.fields(kind)}
-
-
-Fields: TypeAlias = tuple[Callable[[Any], tuple[Any, ...]], dict[str, Setter]]
-_KNOWN: dict[type[Any], Fields] = {}
-
-
-def _fields_of(kind: type[Any]) -> Fields:
-    """What reads all fields at once, and what sets each."""
-    setters = setters_of(kind)
-    first, *others = setters
-    found = _KNOWN[kind] = attrgetter(first, *others), setters
-    return found
 
 
 def checked_item(kind: type[A], item: object) -> A:

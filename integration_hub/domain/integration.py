@@ -1,6 +1,6 @@
 """An integration: an organisation's connection to a third-party system.
 
-May import: `aggregate`, `errors`, `values`.
+May import: `aggregate`, `errors`, `frozen`, `values`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from integration_hub.domain.aggregate import Aggregate, put, reason
+from integration_hub.domain.aggregate import Aggregate, reason
 from integration_hub.domain.errors import IntegrationNotFound, NotFound, ValidationError
+from integration_hub.domain.frozen import put
 from integration_hub.domain.values import checked_count, checked_slug, member
 
 

@@ -1,6 +1,6 @@
 """A sync job: what is fetched from, or pushed to, an integration's system, and when.
 
-May import: `aggregate`, `errors`, `schedule`, `values`.
+May import: `aggregate`, `errors`, `frozen`, `schedule`, `values`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from enum import StrEnum
 from typing import Any, ClassVar, Self
 from uuid import UUID
 
-from integration_hub.domain.aggregate import Aggregate, evolved, put
+from integration_hub.domain.aggregate import Aggregate
 from integration_hub.domain.errors import NotFound, SyncJobNotFound, ValidationError
+from integration_hub.domain.frozen import evolved, put
 from integration_hub.domain.schedule import Schedule, ScheduleKind
 from integration_hub.domain.values import (
     checked_count,

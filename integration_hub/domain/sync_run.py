@@ -1,7 +1,7 @@
 """A sync run: one attempt at a sync job, by one worker, for as long as its lease lasts.
 
-May import: `errors`, `integration`, `sync_job`, `values`. What an attempt does to its job is said
-here and in `sync_job`, once for all stores.
+May import: `errors`, `frozen`, `integration`, `sync_job`, `values`. What an attempt does to its job
+is said here and in `sync_job`, once for all stores.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from enum import StrEnum
 from typing import Any, ClassVar
 from uuid import UUID
 
-from integration_hub.domain.aggregate import evolved, put
 from integration_hub.domain.errors import (
     HubError,
     NotFound,
@@ -22,6 +21,7 @@ from integration_hub.domain.errors import (
     StatusError,
     SyncRunNotFound,
 )
+from integration_hub.domain.frozen import draft, evolved, put
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.sync_job import MOST_RECORDS, SyncJob
 from integration_hub.domain.values import checked_count, checked_json, clipped_text, new_id
@@ -112,21 +112,18 @@ class SyncRun:
         code: str | None = None,
     ) -> SyncRun:
         """The run at its end; `error` is an exception, or somebody's words, which have a `code`."""
-        code = code or _code_of(error)
-        told = {"error_code": code, "error_message": clipped_text(error) or code}
-        return evolved(
-            self,
-            version=self.version + 1,
-            status=status,
-            finished_at=now,
-            **_progress(records, checkpoint),
-            **({} if error is None else told),
-        )
+        changes = _progress(records, checkpoint)
+        if error is not None:
+            code = code or _code_of(error)
+            changes |= {"error_code": code, "error_message": clipped_text(error) or code}
+        return evolved(self, version=self.version + 1, status=status, finished_at=now, **changes)
 
 
 def _progress(records: int | None, checkpoint: Any) -> dict[str, Any]:
-    found = {"records_processed": records, "checkpoint_after": checkpoint}
-    return {name: value for name, value in found.items() if value is not None}
+    found: dict[str, Any] = {} if records is None else {"records_processed": records}
+    if checkpoint is not None:
+        found["checkpoint_after"] = checkpoint
+    return found
 
 
 def _code_of(error: object) -> str:
@@ -150,31 +147,35 @@ class SyncOutcome:
         put(self, "checkpoint", checked_json("checkpoint", self.checkpoint))
 
 
+_OPENED = draft(
+    SyncRun,
+    (
+        *("id", "tenant", "sync_job_id", "integration_id", "slot", "attempt", "worker"),
+        *("started_at", "heartbeat_at", "lease_expires_at", "checkpoint_before"),
+        *("job", "integration"),
+    ),
+)
+
+
 def opened(
-    job: SyncJob, *, worker: str, slot: int, now: datetime, lease: timedelta
-) -> tuple[SyncRun, SyncJob]:
-    """The run of a job that is claimed at `now`, and the job as it is then."""
-    started = job.started(now)
-    return run_of(started, worker=worker, slot=slot, now=now, expires=now + lease), started
-
-
-def run_of(
-    job: SyncJob, /, *, worker: str, slot: int, now: datetime, expires: datetime, **more: Any
+    job: SyncJob,
+    integration: Integration,
+    *,
+    id: UUID,
+    worker: str,
+    slot: int,
+    now: datetime,
+    expires: datetime,
 ) -> SyncRun:
     """The run of a job that was started at `now`."""
-    return SyncRun(
-        sync_job_id=job.id,
-        integration_id=job.integration_id,
-        slot=slot,
-        attempt=job.attempt,
-        worker=worker,
-        started_at=now,
-        heartbeat_at=now,
-        lease_expires_at=expires,
-        checkpoint_before=job.checkpoint,
-        tenant=job.tenant,
-        **more,
+    made = _OPENED(
+        *(id, job.tenant, job.id, job.integration_id, slot, job.attempt, worker),
+        *(now, now, expires, job.checkpoint),
+        *(job, integration),
     )
+    made.__class__ = SyncRun
+    run: SyncRun = made
+    return run
 
 
 def wait_after(attempt: int, error: object) -> timedelta:

@@ -1,6 +1,6 @@
 """A webhook: who is told about which events of an integration.
 
-May import: `aggregate`, `errors`, `values`.
+May import: `aggregate`, `errors`, `frozen`, `values`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from functools import partial
 from typing import ClassVar
 from uuid import UUID
 
-from integration_hub.domain.aggregate import Aggregate, put, reason
+from integration_hub.domain.aggregate import Aggregate, reason
 from integration_hub.domain.errors import NotFound, ValidationError, WebhookNotFound
+from integration_hub.domain.frozen import put
 from integration_hub.domain.values import (
     checked_count,
     checked_event,

@@ -1,6 +1,6 @@
 """A message to webhooks, its delivery to each of them, the attempts, and how an endpoint does.
 
-May import: `aggregate`, `errors`, `values`, `webhook`. What an attempt does to its delivery is said
+May import: `errors`, `frozen`, `values`, `webhook`. What an attempt does to its delivery is said
 here, once for all stores.
 """
 
@@ -15,7 +15,6 @@ from enum import StrEnum
 from typing import Any, ClassVar
 from uuid import UUID
 
-from integration_hub.domain.aggregate import evolved, put
 from integration_hub.domain.errors import (
     DeliveryNotFound,
     InvalidTransition,
@@ -24,6 +23,7 @@ from integration_hub.domain.errors import (
     ValidationError,
     WebhookNotFound,
 )
+from integration_hub.domain.frozen import evolved, put
 from integration_hub.domain.values import (
     checked_event,
     checked_id,

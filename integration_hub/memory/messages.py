@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from integration_hub.domain.aggregate import evolved
+from integration_hub.domain.frozen import evolved
 from integration_hub.domain.webhook import DELIVERABLE, Webhook
 from integration_hub.domain.webhook_message import (
     STATUSES,

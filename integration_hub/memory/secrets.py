@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from integration_hub.domain.aggregate import evolved
+from integration_hub.domain.frozen import evolved
 from integration_hub.domain.webhook_secret import WebhookSecret
 from integration_hub.memory.store import InboxEntry
 from integration_hub.ports.secrets import InboxLife, SecretsLife

@@ -7,15 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from integration_hub.domain.aggregate import evolved
 from integration_hub.domain.errors import SyncRunNotFound
+from integration_hub.domain.frozen import evolved
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.sync_job import SyncJob
 from integration_hub.domain.sync_run import SyncRun, max_concurrency, opened
-from integration_hub.domain.values import checked_count, checked_id, checked_time, optional_time
+from integration_hub.domain.values import (
+    checked_count,
+    checked_id,
+    checked_time,
+    new_id,
+    optional_time,
+)
 from integration_hub.memory.store import ANY
 from integration_hub.ports.sync_runs import RunsLife, checked_statuses
 
@@ -86,6 +93,7 @@ class InMemorySyncRunRepository(RunsLife):
     def _opened(
         self, jobs: list[SyncJob], worker: str, limit: int, lease: timedelta, now: datetime
     ) -> list[SyncRun]:
+        begin = partial(opened, worker=worker, now=now, expires=now + lease)
         found: list[SyncRun] = []
         for job in jobs:
             if len(found) == limit:
@@ -99,16 +107,17 @@ class InMemorySyncRunRepository(RunsLife):
             slot = self._free_slot(integration)
             if slot is None:
                 continue
-            run, started = opened(job, worker=worker, slot=slot, now=now, lease=lease)
+            started = job.started(now)
             if started.is_missed(now):
                 skipped = started.skipped(now)
                 self._uow.put(SyncJob, evolved(skipped, updated_by=self._uow.actor))
                 continue
             started = evolved(started, updated_by=self._uow.actor)
+            run = begin(started, integration, id=new_id(), slot=slot)
             self._uow.store.held[job.id] = self._uow
             self._uow.put(SyncJob, started)
-            self._uow.put(SyncRun, run)
-            found.append(evolved(run, job=started, integration=integration))
+            self._uow.put(SyncRun, evolved(run, job=None, integration=None))
+            found.append(run)
         return found
 
     def _free_slot(self, integration: Integration) -> int | None:

@@ -14,7 +14,6 @@ from typing import Any, Generic, Protocol, TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from integration_hub.domain.aggregate import evolved
 from integration_hub.domain.errors import (
     DeliveryNotFound,
     HubError,
@@ -23,6 +22,7 @@ from integration_hub.domain.errors import (
     SerializationConflict,
     ValidationError,
 )
+from integration_hub.domain.frozen import evolved
 from integration_hub.domain.values import (
     checked_count,
     checked_id,

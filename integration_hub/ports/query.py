@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 from uuid import UUID
 
 from integration_hub.domain import integration, sync_job, webhook
-from integration_hub.domain.aggregate import put
 from integration_hub.domain.errors import InvalidCursor, InvalidSort, ValidationError
+from integration_hub.domain.frozen import put
 from integration_hub.domain.values import (
     checked_count,
     checked_event,

@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeAlias
 from uuid import UUID
 
-from integration_hub.domain.aggregate import evolved, put
 from integration_hub.domain.errors import LeaseLost, SyncRunNotFound, ValidationError
+from integration_hub.domain.frozen import evolved, put
 from integration_hub.domain.sync_job import MOST_RECORDS, SyncJob, SyncJobStatus
 from integration_hub.domain.sync_run import (
     STATUSES,

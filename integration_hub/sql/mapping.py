@@ -6,14 +6,14 @@ are put together field by field, past the checks of their constructors: reading 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from sqlalchemy import ColumnClause, Table, bindparam, column
 
 from integration_hub.domain import integration, sync_job, sync_run, webhook, webhook_message
-from integration_hub.domain.aggregate import Aggregate, setters_of
+from integration_hub.domain.aggregate import Aggregate
+from integration_hub.domain.frozen import draft
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.schedule import Schedule
 from integration_hub.domain.sync_job import SyncJob
@@ -75,11 +75,7 @@ class Mapper(Generic[A]):
         self.table = table
         self.columns = tuple(column.name for column in table.columns)
         fields = [str(_FIELDS.get(name, name)) for name in self.columns]
-        setters = setters_of(kind)
-        self._set = [setters[field] for field in fields]
-        others = [each for each in dataclasses.fields(kind) if each.name not in fields]
-        #: What no column has is as the class has it by default.
-        self._absent = [(setters[each.name], each.default) for each in others]
+        self._draft = draft(kind, fields)  # what no column has is as the class has it by default
         reading = {**_FROM_ROW, **from_row}
         self._reading = [(at, reading[n]) for at, n in enumerate(self.columns) if n in reading]
         writing = {**_TO_ROW, **to_row}
@@ -92,11 +88,9 @@ class Mapper(Generic[A]):
         values = list(row)
         for position, convert in self._reading:
             values[position] = convert(values[position])
-        item = object.__new__(self.kind)
-        for put, value in zip(self._set, values):  # noqa: B905 - lengths are equal by construction
-            put(item, value)
-        for put, default in self._absent:
-            put(item, default)
+        made = self._draft(*values)
+        made.__class__ = self.kind
+        item: A = made
         return item
 
     def listed(self, alias: str) -> str:

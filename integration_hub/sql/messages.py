@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
 from integration_hub.database.faults import violated_constraint
-from integration_hub.domain.aggregate import evolved
 from integration_hub.domain.errors import SerializationConflict, StorageError
+from integration_hub.domain.frozen import evolved
 from integration_hub.domain.webhook import Webhook
 from integration_hub.domain.webhook_message import (
     STATUSES,

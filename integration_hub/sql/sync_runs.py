@@ -11,11 +11,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
-from integration_hub.domain.aggregate import evolved
 from integration_hub.domain.errors import QueryTimeout, StorageError, SyncRunNotFound
+from integration_hub.domain.frozen import evolved
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.sync_job import SyncJob
-from integration_hub.domain.sync_run import SyncRun, max_concurrency, opened, run_of
+from integration_hub.domain.sync_run import SyncRun, max_concurrency, opened
 from integration_hub.domain.values import checked_count, checked_id, checked_time, new_id
 from integration_hub.ports.sync_runs import Change, RunsLife, checked_statuses
 from integration_hub.sql.claiming import OF_JOB, OF_RUN, ending_values
@@ -123,6 +123,7 @@ class SqliteSyncRunRepository(SqlSyncRunRepository):
 
     def claimed(self, worker: str, limit: int, lease: timedelta, now: datetime) -> list[SyncRun]:
         self._uow.begun()
+        begin = partial(opened, worker=worker, now=now, expires=now + lease)
         taken: dict[UUID, set[int]] = {}
         for integration_id, slot in self._uow.rows(self.STATEMENTS.slots, {}):
             taken.setdefault(integration_id, set()).add(slot)
@@ -140,15 +141,15 @@ class SqliteSyncRunRepository(SqlSyncRunRepository):
                 if slot is None:
                     passed += 1
                     continue
-                run, started = opened(job, worker=worker, slot=slot, now=now, lease=lease)
-                started = evolved(started, updated_by=self._uow.actor)
+                started = evolved(job.started(now), updated_by=self._uow.actor)
                 if started.is_missed(now):
                     self._change_job(started.skipped(now))
                     continue
+                run = begin(started, parent, id=new_id(), slot=slot)
                 slots.add(slot)
                 self._change_job(started)
                 self._uow.touch(self.STATEMENTS.insert_run, SYNC_RUNS.parameters(run))
-                found.append(evolved(run, job=started, integration=parent))
+                found.append(run)
                 if len(found) == limit:
                     break
             if len(rows) < _SCAN:
@@ -222,6 +223,7 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
             "expires": expires,
             "tenant": self._uow.scope,
         }
+        begin = partial(opened, worker=worker, now=now, expires=expires)
         parents: dict[UUID, Integration] = {}
         claimed = []
         for id, slot, *row in self._uow.rows(self.STATEMENTS.claim(limit), values):
@@ -229,18 +231,7 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
             parent = parents.get(job.integration_id)
             if parent is None:
                 parent = parents[job.integration_id] = INTEGRATIONS.load(row[_JOB_WIDTH:])
-            claimed.append(
-                run_of(
-                    job,
-                    worker=worker,
-                    slot=slot,
-                    now=now,
-                    expires=expires,
-                    id=id,
-                    job=job,
-                    integration=parent,
-                )
-            )
+            claimed.append(begin(job, parent, id=id, slot=slot))
         return claimed
 
     def _skips(self, run: SyncRun, now: datetime) -> bool:

@@ -17,7 +17,7 @@ from integration_hub import (
     SyncJobFilter,
     WebhookFilter,
 )
-from integration_hub.domain.aggregate import evolved
+from integration_hub.domain.frozen import evolved
 from integration_hub.domain.values import new_id
 from integration_hub.ports.query import NEWEST_FIRST, Cursor
 from integration_hub.testing.postgres import temporary_database
