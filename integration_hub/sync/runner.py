@@ -34,6 +34,7 @@ from integration_hub.workforce import OpensUnitsOfWork, Together, Workforce, rep
 T = TypeVar("T")
 _LOG = logging.getLogger("integration_hub.sync")
 _BEATS = 3  # heartbeats per lease, so that one that goes astray loses nothing
+_REAPS_AFTER = 1.0  # seconds; a lease lasts at least as long
 
 
 class OffersWork(OpensUnitsOfWork, Protocol):
@@ -141,6 +142,7 @@ class SyncRunner:
         self._grace = checked_duration("grace", grace).total_seconds()
         self._lock = threading.Lock()
         self._active: dict[Any, SyncContext] = {}
+        self._reaps_at = 0.0  # by the monotonic clock
         self._endings = Together(self._tell, self._cannot_tell)
         self._workforce = Workforce(
             claim=self._claimed,
@@ -154,6 +156,7 @@ class SyncRunner:
 
     def run_once(self) -> int:
         """Give up what is lost, claim what is due, see it through; gives how many runs it were."""
+        self._reaps_at = 0.0
         with self._beating():
             return self._workforce.run_once()
 
@@ -199,7 +202,8 @@ class SyncRunner:
 
     def _claimed(self, room: int) -> list[SyncContext]:
         def claim(uow: UnitOfWork) -> list[SyncRun]:
-            uow.sync_runs.reap()
+            if time.monotonic() >= self._reaps_at and not uow.sync_runs.reap():
+                self._reaps_at = time.monotonic() + _REAPS_AFTER
             return uow.sync_jobs.claim(self.worker, limit=room, lease=self._lease)
 
         self._endings.flush()

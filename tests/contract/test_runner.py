@@ -51,6 +51,11 @@ def history(hub: Hub, job: SyncJob) -> list[SyncRun]:
         return uow.sync_runs.history(job.id)
 
 
+def _job(run: SyncRun) -> SyncJob:
+    assert run.job is not None
+    return run.job
+
+
 def in_background(act: Callable[[], object]) -> threading.Thread:
     thread = threading.Thread(target=act)
     thread.start()
@@ -237,6 +242,25 @@ def test_a_runner_that_stops_gives_back_what_does_not_finish(each_hub: Hub) -> N
     assert job_of(each_hub, jobs[0]).status == "completed"
     given_back = job_of(each_hub, jobs[1])
     assert (given_back.status, given_back.attempt) == ("pending", 0)
+
+
+def test_a_run_that_is_lost_while_a_runner_goes_on_is_taken_up(
+    each_hub: Hub, hub_clock: ManualClock
+) -> None:
+    _, (first, second) = add_jobs(each_hub, 2)
+    with each_hub.unit_of_work() as uow:
+        (lost,) = uow.sync_jobs.claim("dead", limit=1, lease=60)
+        uow.commit()
+    others = threading.Semaphore(0)
+    runner = SyncRunner(each_hub, {"crm": lambda context: others.release()}, poll=0.05)
+    working = in_background(runner.run_forever)
+    assert others.acquire(timeout=10)  # it has reaped once, and nothing was lost by then
+    hub_clock.advance(61)
+    assert others.acquire(timeout=10)
+    runner.stop()
+    working.join(20)
+    assert {job_of(each_hub, job).status for job in (first, second)} == {"completed"}
+    assert [run.status for run in history(each_hub, _job(lost))] == ["succeeded", "lost"]
 
 
 def test_heartbeats_keep_a_lease_alive(hub_postgres_url: Any) -> None:
