@@ -80,11 +80,13 @@ WITH free AS (
     ORDER BY integration_id, slot  -- all in one order, or two claims could wait for each other
     ON CONFLICT DO NOTHING
     RETURNING id, sync_job_id, integration_id, slot
+), told AS (  -- an integration is told once, with the first of its runs: its config may be long
+    SELECT *, row_number() OVER (PARTITION BY integration_id) = 1 AS is_first FROM opened
 )
 UPDATE sync_jobs j
 SET status = 'running', status_changed_at = :now, attempt = j.attempt + 1,
     version = j.version + 1, updated_at = :now, updated_by = :actor
-FROM opened o JOIN integrations i ON i.id = o.integration_id
+FROM told o LEFT JOIN integrations i ON i.id = o.integration_id AND o.is_first
 WHERE j.id = o.sync_job_id
 RETURNING o.id AS run_id, o.slot, {jobs}, {parents}
 """
@@ -194,8 +196,8 @@ def _arrays(columns: list[_Column], items: list[Any]) -> dict[str, str]:
 
 
 def claim_text(limit: int) -> Any:
-    """The statement. Each row has the id and the slot of a run, and its job and its integration
-    with all their columns.
+    """The statement. Each row has the id and the slot of a run, and its job with all its columns;
+    one row for each integration has its columns too, and the others have nulls there.
 
     The limit stands in the text, so that Postgres sees that it may keep the plan: with one that it
     doesn't know it plans anew each time, which takes longer than to claim.

@@ -13,7 +13,6 @@ from uuid import UUID
 
 from integration_hub.domain.errors import QueryTimeout, StorageError, SyncRunNotFound
 from integration_hub.domain.frozen import evolved
-from integration_hub.domain.integration import Integration
 from integration_hub.domain.sync_job import SyncJob
 from integration_hub.domain.sync_run import SyncRun, max_concurrency, opened
 from integration_hub.domain.values import checked_count, checked_id, checked_time, new_id
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
     from integration_hub.sql.unit_of_work import SqlUnitOfWork
 
 _JOB_WIDTH = len(SYNC_JOBS.columns)
+_JOB_AT = 2  # in a row of a claim, behind the run's id and slot
+_PARENT_AT = _JOB_AT + _JOB_WIDTH
 _VAIN = 5  # how often a claim looks again where others were quicker each time
 _SCAN = 200  # due jobs that are looked at in one go
 
@@ -224,14 +225,13 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
             "tenant": self._uow.scope,
         }
         begin = partial(opened, worker=worker, now=now, expires=expires)
-        parents: dict[UUID, Integration] = {}
+        rows = self._uow.rows(self.STATEMENTS.claim(limit), values)
+        told = [INTEGRATIONS.load(row[_PARENT_AT:]) for row in rows if row[_PARENT_AT] is not None]
+        parents = {parent.id: parent for parent in told}
         claimed = []
-        for id, slot, *row in self._uow.rows(self.STATEMENTS.claim(limit), values):
-            job = SYNC_JOBS.load(row[:_JOB_WIDTH])
-            parent = parents.get(job.integration_id)
-            if parent is None:
-                parent = parents[job.integration_id] = INTEGRATIONS.load(row[_JOB_WIDTH:])
-            claimed.append(begin(job, parent, id=id, slot=slot))
+        for row in rows:
+            job = SYNC_JOBS.load(row[_JOB_AT:_PARENT_AT])
+            claimed.append(begin(job, parents[job.integration_id], id=row[0], slot=row[1]))
         return claimed
 
     def _skips(self, run: SyncRun, now: datetime) -> bool:

@@ -111,6 +111,16 @@ class SyncRunContract:
         assert self.run(hub, run) == run
         assert self.claim(hub) == []
 
+    def test_each_run_of_a_claim_has_the_integration_of_its_job(self, hub: Hub) -> None:
+        parents = [self.add_parent(hub, most) for most in (3, 2, 1)]
+        jobs = [self.add_job(hub, parent) for _ in range(2) for parent in parents]
+        runs = self.claim(hub)
+        assert {run.sync_job_id for run in runs} == {job.id for job in jobs[:5]}
+        by_id = {parent.id: parent for parent in parents}
+        for run in runs:
+            assert run.job is not None
+            assert run.integration == by_id[run.job.integration_id]
+
     def test_a_claim_that_is_not_committed_leaves_nothing(
         self, hub: Hub, parent: Integration
     ) -> None:
