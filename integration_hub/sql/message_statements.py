@@ -69,9 +69,10 @@ LIMIT :limit
 _TAKE = """
 WITH wanted AS (
     SELECT * FROM json_to_recordset(CAST(:rooms AS json)) AS w(webhook_id uuid, room integer)
-), picked AS MATERIALIZED (
-    SELECT d.* FROM wanted w CROSS JOIN LATERAL (
-        SELECT id, status, next_attempt_at, last_attempt_at FROM webhook_deliveries d
+), picked AS MATERIALIZED (  -- a message is told once: many endpoints may wait for the same
+    SELECT d.*, row_number() OVER (PARTITION BY d.message_id) = 1 AS is_first
+    FROM wanted w CROSS JOIN LATERAL (
+        SELECT id, message_id, status, next_attempt_at, last_attempt_at FROM webhook_deliveries d
         WHERE d.webhook_id = w.webhook_id AND {open} AND d.next_attempt_at <= :now
         ORDER BY d.next_attempt_at, d.id LIMIT w.room
         FOR UPDATE SKIP LOCKED
@@ -80,8 +81,8 @@ WITH wanted AS (
 UPDATE webhook_deliveries d
 SET status = 'delivering', attempt_count = d.attempt_count + 1, next_attempt_at = :expires,
     last_attempt_at = :now, version = d.version + 1
-FROM picked p, webhook_messages m
-WHERE d.id = p.id AND m.id = d.message_id
+FROM picked p LEFT JOIN webhook_messages m ON m.id = p.message_id AND p.is_first
+WHERE d.id = p.id
 RETURNING p.status AS was, p.next_attempt_at AS was_due, p.last_attempt_at AS was_last,
     {deliveries}, {messages}
 """
@@ -215,7 +216,7 @@ class MessageStatements:
 
     @cached_property
     def take(self) -> Prepared:
-        """Postgres: one statement."""
+        """Postgres: one statement. One row for each message has its columns, the others nulls."""
         sql = _TAKE.format(
             open=_open("d"), deliveries=DELIVERIES.listed("d"), messages=MESSAGES.listed("m")
         )

@@ -190,7 +190,9 @@ class PostgresMessageRepository(SqlMessageRepository):
         values = {"now": now, "expires": now + lease, "rooms": json.dumps(wanted)}
         self._uow.begun()
         rows = self._uow.rows(self.STATEMENTS.take, values)
-        return [_both(row) for row in sorted(rows, key=_due_before)]
+        told = [MESSAGES.load(row[_MESSAGE_AT:]) for row in rows if row[_MESSAGE_AT] is not None]
+        messages = {message.id: message for message in told}
+        return [_both(row, messages) for row in sorted(rows, key=_due_before)]
 
     def _finish_many(self, made: list[Made]) -> set[tuple[UUID, int]]:
         rows = [
@@ -213,11 +215,16 @@ def _due_before(row: Any) -> Any:
 
 
 _WIDTH = len(DELIVERIES.columns)
+_DELIVERY_AT = 3  # in a row of a claim, behind what the delivery was
+_MESSAGE_AT = _DELIVERY_AT + _WIDTH
 
 
-def _both(row: Any) -> tuple[WebhookDelivery, WebhookDelivery]:
+def _both(
+    row: Any, messages: Mapping[UUID, WebhookMessage]
+) -> tuple[WebhookDelivery, WebhookDelivery]:
     """A delivery as it was, and as it is, with its message."""
-    taken = evolved(DELIVERIES.load(row[3 : 3 + _WIDTH]), message=MESSAGES.load(row[3 + _WIDTH :]))
+    delivery = DELIVERIES.load(row[_DELIVERY_AT:_MESSAGE_AT])
+    taken = evolved(delivery, message=messages[delivery.message_id])
     before = evolved(
         taken,
         status=STATUSES[row[0]],

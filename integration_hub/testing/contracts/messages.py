@@ -265,6 +265,21 @@ class MessageContract:
         assert self.deliveries(hub, message) == [delivery]
         assert self.claim(hub) == []
 
+    def test_each_delivery_of_a_claim_has_its_own_message_and_webhook(
+        self, hub: Hub, parent: Integration
+    ) -> None:
+        webhooks = [self.add_webhook(hub, parent) for _ in range(3)]
+        messages = [self.publish(hub, data={"id": number}) for number in range(2)]
+        claimed = self.claim(hub)
+        pairs = {(message.id, webhook.id) for message in messages for webhook in webhooks}
+        assert {(each.message_id, each.webhook_id) for each in claimed} == pairs
+        for each in claimed:
+            assert each.message in messages
+            assert each.webhook in webhooks
+            assert each.message is not None
+            assert each.webhook is not None
+            assert (each.message.id, each.webhook.id) == (each.message_id, each.webhook_id)
+
     def test_a_dispatcher_that_is_not_heard_of_loses_its_claim(
         self, hub: Hub, parent: Integration, hub_clock: ManualClock
     ) -> None:
