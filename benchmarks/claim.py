@@ -1,11 +1,11 @@
 """How many sync jobs are claimed and finished in a second, by 1, 2 and 4 worker processes.
 
-The jobs do nothing. A worker claims a batch and finishes it, each in a unit of work of its own that
-stores what is done as it is done (`atomic=False`); a process has as many threads at that as there
-are cores for it, since the peers too go on with the next batch while one is being stored. `raw` sends
-the very statements that the hub sends, by psycopg alone, from as many threads, and leaves JSON
-unread; the peers work as their users run them: a worker that ends when the queue is empty, with the
-batch, or the concurrency, as given. pgqueuer works twice: once with what a claim of the hub must
+The jobs do nothing. A worker finishes a batch and claims the next one, in a unit of work that stores
+what is done as it is done (`atomic=False`); a process has as many threads at that as there are
+cores for it, since the peers too go on with the next batch while one is being stored. `raw` sends the
+very statements that the hub sends, by psycopg alone, from as many threads, and leaves JSON unread;
+the peers work as their users run them: a worker that ends when the queue is empty, with the batch, or
+the concurrency, as given. pgqueuer works twice: once with what a claim of the hub must
 hold, no more than so many jobs of an integration at once, and once without any limit, which is its
 fastest. procrastinate knows a limit of one alone, and works without.
 """
@@ -13,6 +13,7 @@ fastest. procrastinate knows a limit of one alone, and works without.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import multiprocessing
 import os
 import statistics
@@ -36,8 +37,12 @@ from integration_hub import (
     Hub,
     Integration,
     Schedule,
+    SyncContext,
     SyncJob,
+    SyncJobFilter,
     SyncOutcome,
+    SyncRun,
+    SyncRunner,
 )
 from integration_hub.database.engine import RANDOM_PAGE_COST
 from integration_hub.domain.values import new_id
@@ -59,6 +64,8 @@ FINISHED = (0, 1_000_000)
 DUE = 1_000
 MOST_GROWTH = 1.5
 LEASE = timedelta(minutes=5)
+RUNNER_THREADS = (1, 4, 20, 100)
+RUNNER_JOBS = 4_000
 
 
 def dsn(url: URL) -> str:
@@ -107,15 +114,14 @@ def in_threads(count: int, work: Callable[[], int], begin: Callable[[], None]) -
 def work_hub(url: URL, batch: int, processes: int, begin: Callable[[], None]) -> int:
     def work() -> int:
         done = 0
+        runs: list[SyncRun] = []
         while True:
             with hub.unit_of_work(tenant=EVERY_TENANT, atomic=False) as uow:
+                uow.sync_runs.succeed_many([(run, SyncOutcome()) for run in runs])
                 runs = uow.sync_jobs.claim("w", limit=batch, lease=LEASE)
                 uow.commit()
             if not runs:
                 return done
-            with hub.unit_of_work(tenant=EVERY_TENANT, atomic=False) as uow:
-                uow.sync_runs.succeed_many([(run, SyncOutcome()) for run in runs])
-                uow.commit()
             done += len(runs)
 
     with Hub.from_url(url) as hub, hub.unit_of_work(tenant=EVERY_TENANT) as uow:
@@ -375,11 +381,40 @@ def check_plan(url: URL) -> None:
             assert "Seq Scan on sync_jobs" not in plan, plan
 
 
+def of_runner(server: URL) -> str:
+    """What a `SyncRunner` of one process gets done, with a handler that does nothing."""
+    rates = [
+        statistics.median(runner_rate(server, threads) for _ in range(ROUNDS))
+        for threads in RUNNER_THREADS
+    ]
+    heads = ["threads", *map(str, RUNNER_THREADS)]
+    return table(heads, [["jobs/s", *(f"{rate:,.0f}" for rate in rates)]])
+
+
+def runner_rate(server: URL, threads: int) -> float:
+    with temporary_database(server) as url:
+        fill_hub(url, RUNNER_JOBS)
+        with Hub.from_url(url) as hub:
+            left = itertools.count(RUNNER_JOBS - 1, -1)
+
+            def nothing(context: SyncContext) -> None:
+                if next(left) == 0:
+                    runner.stop()
+
+            runner = SyncRunner(hub, {"crm": nothing}, concurrency=threads)
+            began = time.monotonic()
+            runner.run_forever()
+            seconds = time.monotonic() - began
+            with hub.unit_of_work() as uow:
+                assert uow.sync_jobs.count(SyncJobFilter(status="completed")) == RUNNER_JOBS
+    return RUNNER_JOBS / seconds
+
+
 def run(server: URL) -> str:
     """The tables, in Markdown."""
-    growth = of_growth(server)
-    print(growth, flush=True)
-    return f"{of_rates(server)}\n\n{growth}"
+    growth, runner = of_growth(server), of_runner(server)
+    print(f"{growth}\n\n{runner}", flush=True)
+    return f"{of_rates(server)}\n\n{runner}\n\n{growth}"
 
 
 def of_rates(server: URL) -> str:
