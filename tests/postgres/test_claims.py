@@ -23,6 +23,7 @@ from integration_hub import (
     SyncRun,
     UnitOfWork,
 )
+from integration_hub.ports.unit_of_work import Tenant
 from integration_hub.testing.factories import IntegrationFactory, SyncJobFactory
 
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
@@ -47,8 +48,12 @@ def add_jobs(hub: Hub, count: int, tenant: str = "default", most: int = 1) -> li
 
 
 def status(hub: Hub, job: SyncJob) -> str:
+    return now_of(hub, job).status
+
+
+def now_of(hub: Hub, job: SyncJob) -> SyncJob:
     with hub.unit_of_work(tenant=EVERY_TENANT) as uow:
-        return uow.sync_jobs.get(job.id).status
+        return uow.sync_jobs.get(job.id)
 
 
 def claim(uow: UnitOfWork, limit: int = 10) -> list[SyncRun]:
@@ -67,6 +72,25 @@ def test_a_claim_and_an_ending_are_stored_as_they_are_made(hub: Hub, atomic: boo
     # It was left without a commit: that undoes what was not yet stored.
     with hub.unit_of_work() as uow:
         assert uow.sync_jobs.get(job.id).records_processed == (0 if atomic else 3)
+
+
+@pytest.mark.parametrize("changed", [True, False])
+def test_a_batch_is_ended_and_the_next_one_claimed_in_one_unit_of_work(
+    hub: Hub, changed: bool
+) -> None:
+    first, second = add_jobs(hub, 2)
+    (run,) = stored(hub, lambda uow: claim(uow, 1), tenant=EVERY_TENANT)
+    if changed:  # then an ending has to look first, and takes several statements
+        renamed = dataclasses.replace(now_of(hub, first), description="changed meanwhile")
+        stored(hub, lambda uow: uow.sync_jobs.save(renamed), tenant="default")
+    with hub.unit_of_work(tenant=EVERY_TENANT, atomic=False) as uow:
+        uow.sync_runs.succeed_many([(run, SyncOutcome(3))])
+        (following,) = claim(uow)
+        assert following.sync_job_id == second.id
+        seen = ("running", "pending") if changed else ("pending", "running")
+        assert (status(hub, first), status(hub, second)) == seen
+        uow.commit()
+    assert (status(hub, first), status(hub, second)) == ("pending", "running")
 
 
 @pytest.mark.parametrize("atomic", [True, False])
@@ -165,8 +189,8 @@ def test_each_is_one_statement_and_no_transaction(hub_postgres_url: URL) -> None
     assert heard == ["INSERT", "UPDATE", "DELETE", "WITH", "WITH", "SELECT"]
 
 
-def stored(hub: Hub, act: Callable[[UnitOfWork], Any]) -> Any:
-    with hub.unit_of_work(tenant="acme", atomic=False) as uow:
+def stored(hub: Hub, act: Callable[[UnitOfWork], Any], tenant: Tenant = "acme") -> Any:
+    with hub.unit_of_work(tenant=tenant, atomic=False) as uow:
         found = act(uow)
         uow.commit()
     return found
