@@ -63,6 +63,7 @@ LIMITED = "pgqueuer with limits"
 FINISHED = (0, 1_000_000)
 DUE = 1_000
 MOST_GROWTH = 1.5
+WAITING = (0, 1_000, 10_000, 100_000)
 LEASE = timedelta(minutes=5)
 RUNNER_THREADS = (1, 4, 20, 100)
 RUNNER_JOBS = 4_000
@@ -140,7 +141,7 @@ def work_raw(url: URL, batch: int, processes: int, begin: Callable[[], None]) ->
 
 def _work_raw(opened: psycopg.Connection[Any], batch: int) -> int:
     statements = RunStatements("postgresql")
-    claim, end = statements.claim(batch).text.encode(), statements.end.text.encode()
+    claim, end = statements.claim(batch, far=False).text.encode(), statements.end.text.encode()
     job_at = {name: 2 + SYNC_JOBS.columns.index(name) for name in SYNC_JOBS.columns}
     done = 0
     with opened as connection:
@@ -365,13 +366,45 @@ def of_growth(server: URL) -> str:
     return table(heads, [[f"beside {DUE:,} due jobs", *times, f"{ratio:.2f}", verdict]])
 
 
+def of_waiting(server: URL) -> str:
+    """What a claim of 10 costs behind jobs of an integration that has no place left."""
+    with ExitStack() as stack:
+        calls: dict[str, Callable[[], object]] = {}
+        for waiting in WAITING:
+            url = stack.enter_context(temporary_database(server))
+            fill_hub(url, DUE)
+            hub = stack.enter_context(Hub.from_url(url))
+            add_crowd(hub, waiting)
+            calls[f"{waiting:,}"] = lambda hub=hub: claim_and_forget(hub)
+        found = compare(calls)
+    heads = ["a claim of 10", *(f"{name} wait in vain" for name in calls)]
+    return table(heads, [["behind them", *(shown(found[name].seconds) for name in calls)]])
+
+
+def add_crowd(hub: Hub, jobs: int) -> None:
+    """An integration whose one place is taken, with jobs that are due before all others."""
+    early = SystemClock().now() - timedelta(days=1)
+    schedule = Schedule.every(600)
+    with hub.unit_of_work() as uow:
+        crowd = uow.integrations.add(Integration(name="crowd", type="crm"))
+        uow.sync_jobs.add_many(
+            SyncJob(name=f"c{n}", integration_id=crowd.id, schedule=schedule, next_run_at=early)
+            for n in range(jobs + 1)
+        )
+        uow.commit()
+    with hub.unit_of_work(tenant=EVERY_TENANT) as uow:
+        (run,) = uow.sync_jobs.claim("w", limit=1, lease=timedelta(days=1))
+        assert run.integration_id == crowd.id
+        uow.commit()
+
+
 def claim_and_forget(hub: Hub) -> None:
     with hub.unit_of_work(tenant=EVERY_TENANT) as uow:
         assert len(uow.sync_jobs.claim("w", limit=10, lease=LEASE)) == 10
 
 
 def check_plan(url: URL) -> None:
-    sql = f"EXPLAIN {RunStatements('postgresql').claim(10).text}".encode()
+    sql = f"EXPLAIN {RunStatements('postgresql').claim(10, far=False).text}".encode()
     with psycopg.connect(dsn(url), autocommit=True) as connection:
         for kind in ("custom", "generic"):
             connection.execute(f"SET plan_cache_mode = force_{kind}_plan".encode())
@@ -412,9 +445,9 @@ def runner_rate(server: URL, threads: int) -> float:
 
 def run(server: URL) -> str:
     """The tables, in Markdown."""
-    growth, runner = of_growth(server), of_runner(server)
-    print(f"{growth}\n\n{runner}", flush=True)
-    return f"{of_rates(server)}\n\n{runner}\n\n{growth}"
+    others = "\n\n".join([of_runner(server), of_growth(server), of_waiting(server)])
+    print(others, flush=True)
+    return f"{of_rates(server)}\n\n{others}"
 
 
 def of_rates(server: URL) -> str:

@@ -95,9 +95,12 @@ class InMemorySyncRunRepository(RunsLife):
     ) -> list[SyncRun]:
         begin = partial(opened, worker=worker, now=now, expires=now + lease)
         found: list[SyncRun] = []
+        full: set[UUID] = set()  # integrations that have no place left
         for job in jobs:
             if len(found) == limit:
                 break
+            if job.integration_id in full:
+                continue
             if self._uow.store.held.get(job.id, self._uow) is not self._uow:
                 continue
             if self._runs.ids("running", [job.id]):
@@ -106,6 +109,7 @@ class InMemorySyncRunRepository(RunsLife):
             assert integration is not None
             slot = self._free_slot(integration)
             if slot is None:
+                full.add(integration.id)
                 continue
             started = job.started(now)
             if started.is_missed(now):

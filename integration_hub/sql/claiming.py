@@ -30,18 +30,22 @@ from integration_hub.sql.prepared import array_name, array_text, concise
 
 _Column: TypeAlias = tuple[str, Callable[[Any], Any], bool]
 
+_MOST = """
+CASE WHEN jsonb_typeof(config #> '{sync,max_concurrency}') = 'number'
+    THEN (config #>> '{sync,max_concurrency}')::numeric::integer ELSE 1 END
+"""
+
 _FREE = """
 SELECT j.id, j.tenant_id, j.integration_id, j.next_run_at, j.attempt, j.checkpoint, i.most
 FROM sync_jobs j
 CROSS JOIN LATERAL (  -- with OFFSET 0 it is asked for each job, in the order of the jobs
-    SELECT CASE WHEN jsonb_typeof(config #> '{sync,max_concurrency}') = 'number'
-        THEN (config #>> '{sync,max_concurrency}')::numeric::integer ELSE 1 END AS most
-    FROM integrations
+    SELECT {most} AS most FROM integrations
     WHERE id = j.integration_id AND is_active AND status NOT IN ({resting})
     OFFSET 0
 ) i
 WHERE j.status = 'pending' AND j.is_active AND j.next_run_at <= :now
     AND (CAST(:tenant AS text) IS NULL OR j.tenant_id = :tenant)
+    {among}
     AND coalesce((SELECT false FROM sync_runs r  -- all places are taken
         WHERE r.status = 'running' AND r.integration_id = j.integration_id
         ORDER BY r.slot OFFSET i.most - 1 LIMIT 1), true)
@@ -51,6 +55,30 @@ ORDER BY j.next_run_at, j.id
 LIMIT {limit}
 FOR UPDATE OF j SKIP LOCKED
 """
+
+#: Among the first so many that are due: jobs that wait in vain must not be looked at each time.
+_NEAR = """
+AND (j.next_run_at, j.id) <= (
+    SELECT next_run_at, id FROM (
+        (SELECT next_run_at, id FROM sync_jobs WHERE status = 'pending' AND is_active
+        ORDER BY next_run_at, id OFFSET {near} LIMIT 1)
+        UNION ALL SELECT :now, 'ffffffff-ffff-ffff-ffff-ffffffffffff'
+    ) AS ends ORDER BY next_run_at, id LIMIT 1
+)
+"""
+
+#: Among all from one on, passing by those that wait in vain: of integrations that rest, or have no
+#: place left, which are found once, and not for each of their jobs.
+_FAR = """
+AND (j.next_run_at, j.id) >= (:since, :since_id) AND j.integration_id NOT IN (
+    SELECT id FROM integrations WHERE NOT is_active OR status IN ({resting})
+    UNION ALL
+    SELECT i.id FROM sync_runs r JOIN integrations i ON i.id = r.integration_id
+    WHERE r.status = 'running' GROUP BY i.id HAVING count(*) >= {most}
+)
+"""
+
+_FIRST = "SELECT next_run_at, id FROM ({free}) AS first"
 
 _CLAIM = """
 WITH free AS (
@@ -195,7 +223,7 @@ def _arrays(columns: list[_Column], items: list[Any]) -> dict[str, str]:
     return found
 
 
-def claim_text(limit: int) -> Any:
+def claim_text(limit: int, *, far: bool) -> Any:
     """The statement. Each row has the id and the slot of a run, and its job with all its columns;
     one row for each integration has its columns too, and the others have nulls there.
 
@@ -204,7 +232,7 @@ def claim_text(limit: int) -> Any:
     """
     run = [column("run_id", SYNC_RUNS.table.c.id.type), column("slot", Integer)]
     sql = _CLAIM.replace("{free}", _FREE).replace("{jobs}", SYNC_JOBS.listed("j"))
-    statement = _looking(sql.replace("{parents}", INTEGRATIONS.listed("i")), limit)
+    statement = _looking(sql.replace("{parents}", INTEGRATIONS.listed("i")), limit, far=far)
     statement = statement.bindparams(
         bindparam("expires", type_=SYNC_RUNS.table.c.started_at.type),
         bindparam("worker", type_=Text),
@@ -214,11 +242,25 @@ def claim_text(limit: int) -> Any:
 
 
 def free_text() -> Any:
-    """The statement that finds one job which nobody holds and which may run, if there is any."""
-    return _looking(_FREE, 1)
+    """The statement that finds the first job which nobody holds and which may run, if there is any:
+    its `next_run_at` and its id.
+    """
+    statement = _looking(_FIRST.replace("{free}", _FREE), 1, far=True)
+    return statement.columns(SYNC_JOBS.table.c.next_run_at, SYNC_JOBS.table.c.id)
 
 
-def _looking(sql: str, limit: int) -> TextClause:
-    sql = sql.replace("{resting}", RESTING_LISTED).replace("{limit}", str(int(limit)))
-    now = bindparam("now", type_=SYNC_RUNS.table.c.started_at.type)
-    return text(concise(sql)).bindparams(now, bindparam("tenant", type_=Text))
+def _looking(sql: str, limit: int, *, far: bool) -> TextClause:
+    sql = sql.replace("{among}", _FAR if far else _NEAR.replace("{near}", str(near(limit))))
+    sql = sql.replace("{most}", _MOST).replace("{resting}", RESTING_LISTED)
+    statement = text(concise(sql.replace("{limit}", str(int(limit)))))
+    moment, id = SYNC_JOBS.table.c.next_run_at.type, SYNC_JOBS.table.c.id.type
+    if far:
+        statement = statement.bindparams(
+            bindparam("since", type_=moment), bindparam("since_id", type_=id)
+        )
+    return statement.bindparams(bindparam("now", type_=moment), bindparam("tenant", type_=Text))
+
+
+def near(limit: int) -> int:
+    """How many due jobs a claim of so many looks at first: enough to pass by what others hold."""
+    return 64 + 8 * limit

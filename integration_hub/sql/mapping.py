@@ -94,11 +94,11 @@ class Mapper(Generic[A]):
         return item
 
     def listed(self, alias: str) -> str:
-        """The columns of a table that is called `alias`, each named for both, for SQL in text."""
-        return ", ".join(f"{alias}.{name} AS {alias}_{name}" for name in self.columns)
+        """The columns of a table that is called `alias`, for SQL in text."""
+        return ", ".join(f"{alias}.{name}" for name in self.columns)
 
     def typed(self, alias: str) -> list[ColumnClause[Any]]:
-        """The same, with the types that a result has."""
+        """The same, with the types that a result has, and names unlike those of other tables."""
         return [column(f"{alias}_{each.name}", each.type) for each in self.table.columns]
 
     def new_values(self) -> dict[str, Any]:

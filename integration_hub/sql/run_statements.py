@@ -99,20 +99,20 @@ class RunStatements:
         return Prepared(insert(_RUNS).values(SYNC_RUNS.new_values()))
 
     def _free(self, *, scoped: bool) -> Prepared:
-        """SQLite: due jobs with their integrations, from an offset on."""
+        """SQLite: due jobs with their integrations, but for those that are known to be full."""
         due = select(_JOBS, _PARENTS).join(_PARENTS, _PARENTS.c.id == _JOBS.c.integration_id)
         due = due.where(
             waiting(_JOBS),
             _JOBS.c.next_run_at <= _parameter("next_run_at", _JOBS),
             may_run(_PARENTS),
+            _JOBS.c.integration_id.not_in(bindparam("full", expanding=True)),
         )
         its_run = _RUNS.c.sync_job_id == _JOBS.c.id  # paused and resumed, while its run goes on
         due = due.where(~exists().where(its_run, _RUNS.c.status == literal_column("'running'")))
         if scoped:
             due = due.where(_JOBS.c.tenant_id == _parameter("tenant_id", _JOBS))
         due = due.order_by(_JOBS.c.next_run_at, _JOBS.c.id)
-        due = due.limit(bindparam("limit", type_=Integer))
-        return Prepared(due.offset(bindparam("offset", type_=Integer)))
+        return Prepared(due.limit(bindparam("limit", type_=Integer)))
 
     @cached_property
     def slots(self) -> Prepared:
@@ -120,11 +120,11 @@ class RunStatements:
         is_running = _RUNS.c.status == literal_column("'running'")
         return Prepared(select(_RUNS.c.integration_id, _RUNS.c.slot).where(is_running))
 
-    def _claim(self, limit: int) -> Prepared:
-        return Prepared(claim_text(limit))
+    def _claim(self, limit: int, *, far: bool) -> Prepared:
+        return Prepared(claim_text(limit, far=far))
 
     @cached_property
-    def any_free(self) -> Prepared:
+    def first_free(self) -> Prepared:
         return Prepared(free_text())
 
     @cached_property

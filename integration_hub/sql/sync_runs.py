@@ -6,9 +6,9 @@ May import: `ports`, `domain`, and its neighbours.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from uuid import UUID
 
 from integration_hub.domain.errors import QueryTimeout, StorageError, SyncRunNotFound
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _JOB_WIDTH = len(SYNC_JOBS.columns)
 _JOB_AT = 2  # in a row of a claim, behind the run's id and slot
 _PARENT_AT = _JOB_AT + _JOB_WIDTH
+_Place: TypeAlias = tuple[datetime, UUID]  # of a job among those that are due
+_FIRST: _Place = (datetime.min.replace(tzinfo=UTC), UUID(int=0))
 _VAIN = 5  # how often a claim looks again where others were quicker each time
 _SCAN = 200  # due jobs that are looked at in one go
 
@@ -126,21 +128,20 @@ class SqliteSyncRunRepository(SqlSyncRunRepository):
         self._uow.begun()
         begin = partial(opened, worker=worker, now=now, expires=now + lease)
         taken: dict[UUID, set[int]] = {}
-        for integration_id, slot in self._uow.rows(self.STATEMENTS.slots, {}):
-            taken.setdefault(integration_id, set()).add(slot)
+        for row in self._uow.rows(self.STATEMENTS.slots, {}):
+            taken.setdefault(row[0], set()).add(row[1])
+        full: set[UUID] = set()  # integrations that have no place left: their jobs wait in vain
         found: list[SyncRun] = []
-        passed = 0
         while len(found) < limit:
-            values = self._uow.scoped(next_run_at=now, limit=_SCAN, offset=passed)
+            values = self._uow.scoped(next_run_at=now, limit=_SCAN, full=list(full))
             rows = self._uow.rows(self.STATEMENTS.free(scoped=self._uow.is_scoped), values)
             for row in rows:
-                job = SYNC_JOBS.load(row[:_JOB_WIDTH])
-                parent = INTEGRATIONS.load(row[_JOB_WIDTH:])
+                job, parent = SYNC_JOBS.load(row[:_JOB_WIDTH]), INTEGRATIONS.load(row[_JOB_WIDTH:])
                 slots = taken.setdefault(parent.id, set())
-                most = max_concurrency(parent.config)
-                slot = next((n for n in range(1, most + 1) if n not in slots), None)
+                places = range(1, max_concurrency(parent.config) + 1)
+                slot = next((n for n in places if n not in slots), None)
                 if slot is None:
-                    passed += 1
+                    full.add(parent.id)
                     continue
                 started = evolved(job.started(now), updated_by=self._uow.actor)
                 if started.is_missed(now):
@@ -166,12 +167,14 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
     def claimed(self, worker: str, limit: int, lease: timedelta, now: datetime) -> list[SyncRun]:
         """One statement claims what it can; it is repeated while there may be more.
 
-        It looks at the first `limit` due jobs that nobody holds, of integrations that have room.
-        Where these are mostly jobs of one integration, few of them get a place, and the next turn,
-        in which that integration has no more room, looks at the others: so a long queue of one
-        can't hold up the rest. Within a transaction such a turn must not wait for another claim,
-        which may be waiting for the places of the turn before: it has what it has. Where each turn
-        is stored by itself, a fault of a later one must not cost what is stored.
+        It takes the first `limit` due jobs that nobody holds, of integrations that have room, and
+        looks for them among the first jobs that are due; only if these are not enough, it passes by
+        those that wait in vain, however many they are. Where they are mostly jobs of one
+        integration, few of them get a place, and the next turn, in which that integration has no
+        more room, looks at the others: so a long queue of one can't hold up the rest. Within a
+        transaction such a turn must not wait for another claim, which may be waiting for the places
+        of the turn before: it has what it has. Where each turn is stored by itself, a fault of a
+        later one must not cost what is stored.
         """
         self._uow.ready()
         found: list[SyncRun] = []
@@ -187,20 +190,26 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
         self, found: list[SyncRun], worker: str, limit: int, lease: timedelta, now: datetime
     ) -> None:
         vain = 0
+        since: _Place | None = None
         while True:
-            turn = partial(self._turn, worker, limit - len(found), lease, now)
+            turn = partial(self._turn, worker, limit - len(found), lease, now, since=since)
             waits = not found or not self._uow.has_begun
             claimed = turn() if waits else self._without_waiting(turn)
             if claimed is None:
                 break
             found += [run for run in claimed if not self._skips(run, now)]
             vain = 0 if claimed else vain + 1  # others took the places that were free
-            if len(found) >= limit or vain == _VAIN or not self._is_any_free(now):
+            if len(found) >= limit or vain == _VAIN:
+                break
+            since = self._first_free(now, since or _FIRST)
+            if since is None:
                 break
 
-    def _is_any_free(self, now: datetime) -> bool:
-        values = {"now": now, "tenant": self._uow.scope}
-        return bool(self._uow.rows(self.STATEMENTS.any_free, values))
+    def _first_free(self, now: datetime, since: _Place) -> _Place | None:
+        values = {"now": now, "tenant": self._uow.scope, "since": since[0], "since_id": since[1]}
+        for next_run_at, id in self._uow.rows(self.STATEMENTS.first_free, values):
+            return next_run_at, id
+        return None
 
     def _without_waiting(self, turn: Callable[[], list[SyncRun]]) -> list[SyncRun] | None:
         before = self._uow.rows(LOCK_TIMEOUT, {})[0][0]
@@ -213,8 +222,10 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
             return None
         return done
 
-    def _turn(self, worker: str, limit: int, lease: timedelta, now: datetime) -> list[SyncRun]:
-        """The runs of what one statement claims."""
+    def _turn(
+        self, worker: str, limit: int, lease: timedelta, now: datetime, *, since: _Place | None
+    ) -> list[SyncRun]:
+        """The runs of what one statement claims: near the first that is due, or from one on."""
         expires = now + lease
         values = {
             "ids": array_text([new_id() for _ in range(limit)]),
@@ -224,8 +235,11 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
             "expires": expires,
             "tenant": self._uow.scope,
         }
+        if since is not None:
+            values |= {"since": since[0], "since_id": since[1]}
         begin = partial(opened, worker=worker, now=now, expires=expires)
-        rows = self._uow.rows(self.STATEMENTS.claim(limit), values)
+        statement = self.STATEMENTS.claim(limit, far=since is not None)
+        rows = self._uow.rows(statement, values)
         told = [INTEGRATIONS.load(row[_PARENT_AT:]) for row in rows if row[_PARENT_AT] is not None]
         parents = {parent.id: parent for parent in told}
         claimed = []

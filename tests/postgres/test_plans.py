@@ -43,6 +43,10 @@ RUNS = (
 )
 INSTEAD = {
     "the claim": "ix_sync_jobs_due",
+    "the claim of what does not wait in vain": "ix_sync_jobs_due",
+    "the first that does not wait in vain": "ix_sync_jobs_due",
+    "those that wait in vain, found once": "hashed SubPlan",
+    "those that have no place, by the index": "uq_sync_runs_running_slot",
     "an ending": "pk_sync_runs",
     "who is told of an event": "ix_webhooks_events",
     "deliveries that are due": "ix_webhook_deliveries_open",
@@ -134,6 +138,16 @@ def _claim(uow: Any) -> Any:
     return uow.sync_jobs.claim("w1", now=START + timedelta(hours=1))
 
 
+def _first_free(uow: Any) -> Any:
+    return uow.sync_runs._first_free(START + timedelta(hours=1), (START, SOME_ID))
+
+
+def _claim_from_one_on(uow: Any) -> Any:
+    uow.begun()
+    now, lease = START + timedelta(hours=1), timedelta(seconds=60)
+    return uow.sync_runs._turn("w1", 10, lease, now, since=(START, SOME_ID))
+
+
 def _end(uow: Any) -> Any:
     (run,) = uow.sync_jobs.claim("w1", limit=1, now=START + timedelta(hours=1))
     return uow.sync_runs.succeed(run)
@@ -167,6 +181,10 @@ PLANS = {
     "ix_sync_runs_ended": _prune,
     "ix_sync_runs_leases": _reap,
     "the claim": _claim,
+    "the claim of what does not wait in vain": _claim_from_one_on,
+    "the first that does not wait in vain": _first_free,
+    "those that wait in vain, found once": _first_free,
+    "those that have no place, by the index": _first_free,
     "an ending": _end,
     "ix_integrations_tenant_id_type": _find("integrations", IntegrationFilter(type="type7")),
     "ix_integrations_tenant_id_status": _find("integrations", IntegrationFilter(status="error")),

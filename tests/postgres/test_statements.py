@@ -70,7 +70,8 @@ def test_json_that_was_read_cannot_be_changed(cursor: OwnCursor) -> None:
 @pytest.mark.parametrize("limit", [1, 100, 1_000])
 def test_psycopg_remembers_the_statements_of_runs(limit: int) -> None:
     statements = RunStatements("postgresql")
-    assert len(statements.claim(limit).text) <= MOST_REMEMBERED
+    for far in (False, True):
+        assert len(statements.claim(limit, far=far).text) <= MOST_REMEMBERED
     assert len(statements.end.text) <= MOST_REMEMBERED
 
 

@@ -207,6 +207,36 @@ class SyncRunContract:
         assert [run.integration_id for run in runs] == [crowd.id, crowd.id, other.id]
         assert runs[2].sync_job_id == job.id
 
+    @pytest.mark.parametrize(
+        "rests",
+        [
+            None,  # it works, and has no place left
+            lambda parent, now: parent.pause(now),
+            lambda parent, now: replaced(parent, is_active=False),
+        ],
+    )
+    def test_a_long_queue_that_waits_in_vain_is_passed_by(
+        self, hub: Hub, hub_clock: ManualClock, rests: Any
+    ) -> None:
+        crowd, other = self.add_parent(hub, 1), self.add_parent(hub, 1)
+        earlier = hub_clock.now() - timedelta(hours=1)
+        with hub.unit_of_work() as uow:
+            uow.sync_jobs.add_many(
+                SyncJobFactory.build(
+                    integration_id=crowd.id, schedule=Schedule.every(60), next_run_at=earlier
+                )
+                for _ in range(300)
+            )
+            uow.commit()
+        job = self.add_job(hub, other)
+        if rests is None:
+            assert [run.integration_id for run in self.claim(hub, 1)] == [crowd.id]
+        else:
+            resting = rests(crowd, hub_clock.now())
+            self.does(hub, lambda uow: uow.integrations.save(resting))
+        assert [run.sync_job_id for run in self.claim(hub, 1)] == [job.id]
+        assert self.claim(hub, 1) == []
+
     def test_many_claimers_get_each_job_once(self, hub: Hub) -> None:
         parents = [self.add_parent(hub, most) for most in (1, 2, 30)]
         for parent in parents:
