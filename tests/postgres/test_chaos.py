@@ -144,7 +144,7 @@ def amid_a_run(log: Path) -> set[int]:
     """The workers who have last told of a run that they were not done with."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - LATELY))
-        lines = file.read().splitlines()[1:]
+        lines = file.read().split(b"\n")[1:-1]  # the first and the last may be parts of lines
     last = {int(pid): word for word, _, _, pid in map(bytes.split, lines)}
     return {pid for pid, word in last.items() if word in (b"start", b"step")}
 
@@ -167,32 +167,36 @@ def disturb(url: URL, log: Path) -> set[int]:
     admin = DatabaseConnectionManager(url, application_name="admin")
     deadline = time.monotonic() + 300
     seen, jumped = 0, time.monotonic()
-    while any(worker.is_alive() for worker in workers):
-        assert time.monotonic() < deadline
-        workers[chance.randrange(WORKERS)].join(0.05)
-        if time.monotonic() - jumped > 0.25:
-            ahead.value += chance.uniform(1, LEASE / 4)
-            jumped = time.monotonic()
-        grown = log.stat().st_size if log.exists() else 0
-        if grown - seen < LATELY or len(killed) >= KILLS:
-            continue  # so that kills are spread over the work
-        amid = amid_a_run(log)
-        found = [
-            at for at, worker in enumerate(workers) if worker.is_alive() and worker.pid in amid
-        ]
-        if not found:
-            continue
-        seen = grown
-        at = chance.choice(found)
-        os.kill(workers[at].pid, signal.SIGKILL)
-        workers[at].join()
-        killed.add(workers[at].pid)
-        workers[at] = start(at)  # under the same name
-        if chance.random() < 0.3:
-            admin.query(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname ="
-                " current_database() AND application_name = 'integration_hub' LIMIT 2"
-            )
+    try:
+        while any(worker.is_alive() for worker in workers):
+            assert time.monotonic() < deadline
+            workers[chance.randrange(WORKERS)].join(0.05)
+            if time.monotonic() - jumped > 0.25:
+                ahead.value += chance.uniform(1, LEASE / 4)
+                jumped = time.monotonic()
+            grown = log.stat().st_size if log.exists() else 0
+            if grown - seen < LATELY or len(killed) >= KILLS:
+                continue  # so that kills are spread over the work
+            amid = amid_a_run(log)
+            found = [
+                at for at, worker in enumerate(workers) if worker.is_alive() and worker.pid in amid
+            ]
+            if not found:
+                continue
+            seen = grown
+            at = chance.choice(found)
+            os.kill(workers[at].pid, signal.SIGKILL)
+            workers[at].join()
+            killed.add(workers[at].pid)
+            workers[at] = start(at)  # under the same name
+            if chance.random() < 0.3:
+                admin.query(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname ="
+                    " current_database() AND application_name = 'integration_hub' LIMIT 2"
+                )
+    finally:
+        for worker in workers:
+            worker.kill()  # after a failure they would go on
     admin.close()
     assert [worker.exitcode for worker in workers] == [0] * WORKERS
     return killed
