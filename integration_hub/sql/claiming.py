@@ -1,6 +1,6 @@
 """The claim and the endings on Postgres: one statement each, in SQL as they run.
 
-May import: `ports`, `filtering`, `mapping`, `prepared`, SQLAlchemy.
+May import: `domain`, `ports`, `filtering`, `mapping`, `prepared`, SQLAlchemy.
 
 What it relies on: at READ COMMITTED, a row that another transaction has changed is looked at
 again before it is locked, and one that is locked is passed by (SKIP LOCKED); and two partial
@@ -23,6 +23,7 @@ from uuid import UUID
 
 from sqlalchemy import JSON, Integer, Text, TextClause, bindparam, column, text
 
+from integration_hub.domain.integration import MOST_AT_ONCE
 from integration_hub.ports.sync_runs import Change
 from integration_hub.sql.filtering import RESTING_LISTED
 from integration_hub.sql.mapping import INTEGRATIONS, SYNC_JOBS, SYNC_RUNS, Mapper
@@ -30,9 +31,12 @@ from integration_hub.sql.prepared import array_name, array_text, concise
 
 _Column: TypeAlias = tuple[str, Callable[[Any], Any], bool]
 
+#: The domain sees to it that it is a whole number in these bounds; but who writes another into the
+#: table by hand must not stop all claims.
 _MOST = """
 CASE WHEN jsonb_typeof(config #> '{sync,max_concurrency}') = 'number'
-    THEN (config #>> '{sync,max_concurrency}')::numeric::integer ELSE 1 END
+    THEN least(greatest((config #>> '{sync,max_concurrency}')::numeric, 1), {most_at_once})::integer
+    ELSE 1 END
 """
 
 _FREE = """
@@ -251,7 +255,8 @@ def free_text() -> Any:
 
 def _looking(sql: str, limit: int, *, far: bool) -> TextClause:
     sql = sql.replace("{among}", _FAR if far else _NEAR.replace("{near}", str(near(limit))))
-    sql = sql.replace("{most}", _MOST).replace("{resting}", RESTING_LISTED)
+    sql = sql.replace("{most}", _MOST.replace("{most_at_once}", str(MOST_AT_ONCE)))
+    sql = sql.replace("{resting}", RESTING_LISTED)
     statement = text(concise(sql.replace("{limit}", str(int(limit)))))
     moment, id = SYNC_JOBS.table.c.next_run_at.type, SYNC_JOBS.table.c.id.type
     if far:

@@ -12,6 +12,7 @@ from sqlalchemy import URL, Engine, event
 
 from integration_hub import (
     EVERY_TENANT,
+    DatabaseConnectionManager,
     Err,
     Hub,
     HubSettings,
@@ -166,6 +167,23 @@ def test_claims_on_two_connections_take_places_far_from_each_other(
         with hasty.unit_of_work(tenant=EVERY_TENANT) as uow:
             (run,) = claim(uow, 1)  # it would wait for the other's place, and give up
     assert abs(run.slot - held.slot) > 1
+
+
+@pytest.mark.parametrize("most", ["0", "-3", "1e30", "1.2", '"many"', "null", "[]"])
+def test_a_limit_that_was_written_by_hand_does_not_stop_all_claims(
+    hub: Hub, hub_postgres_url: URL, most: str
+) -> None:
+    add_jobs(hub, 2)
+    manager = DatabaseConnectionManager(hub_postgres_url)
+    with manager.transaction() as connection:
+        config = f'{{"sync": {{"max_concurrency": {most}}}}}'
+        connection.exec_driver_sql(
+            "UPDATE integrations SET config = %(config)s", {"config": config}
+        )
+    manager.close()
+    add_jobs(hub, 1, tenant="acme")
+    runs = stored(hub, claim, tenant=EVERY_TENANT)
+    assert len(runs) == (3 if most == "1e30" else 2)
 
 
 def test_each_is_one_statement_and_no_transaction(hub_postgres_url: URL) -> None:
