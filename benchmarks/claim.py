@@ -180,6 +180,7 @@ def claim_values(batch: int) -> dict[str, Any]:
         "now": now,
         "expires": now + LEASE,
         "tenant": None,
+        "types": None,
     }
 
 

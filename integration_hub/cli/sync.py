@@ -89,6 +89,10 @@ def run(
     ] = "5s",
     grace: Annotated[str, typer.Option(help="How long handlers may go on after SIGTERM.")] = "30s",
     once: Annotated[bool, typer.Option("--once", help="Run what is due now, and end.")] = False,
+    leave_others: Annotated[
+        bool,
+        typer.Option("--leave-others", help="Leave types without a handler to other workers."),
+    ] = False,
     tenant: TenantName = None,
     url: Url = None,
 ) -> None:
@@ -104,6 +108,7 @@ def run(
             lease=duration("--lease", lease),
             poll=duration("--poll", poll),
             grace=duration("--grace", grace),
+            leave_others=leave_others,
         )
         types = ", ".join(sorted(found))
         work(runner, "worker", f"runs sync jobs of: {types}", once=once, counted="runs")

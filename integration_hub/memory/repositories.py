@@ -5,7 +5,7 @@ May import: `ports`, `domain`, and its neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from uuid import UUID
@@ -322,8 +322,9 @@ class InMemorySyncJobRepository(MemoryRepository[SyncJob, SyncJobFilter]):
         limit: int = 10,
         lease: timedelta | float = CLAIM_LEASE,
         now: datetime | None = None,
+        types: str | Collection[str] | None = None,
     ) -> list[SyncRun]:
-        return self._uow.sync_runs.claim(worker, limit, lease, now)
+        return self._uow.sync_runs.claim(worker, limit, lease, now, types)
 
     def waiting(self, now: datetime) -> list[SyncJob]:
         """The due jobs, the longest waiting first; the caller has the store's lock."""

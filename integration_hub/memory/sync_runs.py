@@ -6,7 +6,7 @@ May import: `ports`, `domain`, and its neighbours.
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -24,7 +24,7 @@ from integration_hub.domain.values import (
     optional_time,
 )
 from integration_hub.memory.store import ANY
-from integration_hub.ports.sync_runs import RunsLife, checked_statuses
+from integration_hub.ports.sync_runs import Claim, RunsLife, checked_statuses
 
 if TYPE_CHECKING:
     from integration_hub.memory.unit_of_work import MemoryUnitOfWork
@@ -85,19 +85,18 @@ class InMemorySyncRunRepository(RunsLife):
                 self._uow.discard(SyncRun, id, is_cascade=True)
         return len(old)
 
-    def claimed(self, worker: str, limit: int, lease: timedelta, now: datetime) -> list[SyncRun]:
+    def claimed(self, claim: Claim) -> list[SyncRun]:
         """Runs of the first `limit` of the due jobs that are free and that there is room for."""
         with self._uow.store.lock:
-            return self._opened(self._uow.sync_jobs.waiting(now), worker, limit, lease, now)
+            return self._opened(self._uow.sync_jobs.waiting(claim.now), claim)
 
-    def _opened(
-        self, jobs: list[SyncJob], worker: str, limit: int, lease: timedelta, now: datetime
-    ) -> list[SyncRun]:
-        begin = partial(opened, worker=worker, now=now, expires=now + lease)
+    def _opened(self, jobs: list[SyncJob], claim: Claim) -> list[SyncRun]:
+        now = claim.now
+        begin = partial(opened, worker=claim.worker, now=now, expires=claim.expires)
         found: list[SyncRun] = []
         full: set[UUID] = set()  # integrations that have no place left
         for job in jobs:
-            if len(found) == limit:
+            if len(found) == claim.limit:
                 break
             if job.integration_id in full:
                 continue
@@ -107,6 +106,8 @@ class InMemorySyncRunRepository(RunsLife):
                 continue  # paused and resumed, while its run goes on
             integration = self._uow.layer(Integration).get(job.integration_id)
             assert integration is not None
+            if claim.types is not None and integration.type not in claim.types:
+                continue
             slot = self._free_slot(integration)
             if slot is None:
                 full.add(integration.id)

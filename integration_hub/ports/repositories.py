@@ -6,7 +6,7 @@ tenant's object is `NotFound`, and its name is free.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
 from uuid import UUID
@@ -181,8 +181,11 @@ class SyncJobRepository(Repository[SyncJob, SyncJobFilter], Protocol):
         limit: int = 10,
         lease: timedelta | float = CLAIM_LEASE,
         now: datetime | None = None,
+        types: str | Collection[str] | None = None,
     ) -> list[SyncRun]:
         """Take up to `limit` due jobs for a worker, the longest waiting first, each as a new run.
+
+        With `types`, those of integrations of these types alone; others are left to other workers.
 
         They are running from the commit on, for as long as `lease` (at least a second) is renewed
         by heartbeats. Of an integration no more run at once than ``config["sync"]

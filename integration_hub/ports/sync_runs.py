@@ -28,6 +28,7 @@ from integration_hub.domain.values import (
     checked_json,
     checked_lease,
     checked_name,
+    checked_slug,
     checked_time,
     member,
     one_or_more,
@@ -112,6 +113,23 @@ class Change:
     after: SyncJob
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Who wants how many jobs, from when on and for how long, of which types of integrations (None:
+    of all).
+    """
+
+    worker: str
+    limit: int
+    lease: timedelta
+    now: datetime
+    types: tuple[str, ...] | None
+
+    @property
+    def expires(self) -> datetime:
+        return self.now + self.lease
+
+
 class RunsLife:
     """What happens to runs and their jobs, on the few questions that a store answers.
 
@@ -123,13 +141,18 @@ class RunsLife:
     clock: Clock
 
     def claim(
-        self, worker: str, limit: int, lease: timedelta | float, now: datetime | None
+        self,
+        worker: str,
+        limit: int,
+        lease: timedelta | float,
+        now: datetime | None,
+        types: str | Collection[str] | None,
     ) -> list[SyncRun]:
         duration = checked_claim(worker, limit, lease)
         moment = self.clock.now() if now is None else checked_time("now", now)
-        return self.claimed(worker, limit, duration, moment)
+        return self.claimed(Claim(worker, limit, duration, moment, checked_types(types)))
 
-    def claimed(self, worker: str, limit: int, lease: timedelta, now: datetime) -> list[SyncRun]:
+    def claimed(self, claim: Claim) -> list[SyncRun]:
         raise AssertionError(f"{type(self).__name__} must say how it claims")
 
     def _held(self, id: UUID) -> tuple[SyncRun, SyncJob] | None:
@@ -281,6 +304,15 @@ def checked_claim(worker: str, limit: int, lease: timedelta | float) -> timedelt
     checked_name("worker", worker)
     checked_count("limit", limit, least=1, most=MOST_CLAIMED)
     return checked_lease("lease", lease)
+
+
+def checked_types(types: str | Collection[str] | None) -> tuple[str, ...] | None:
+    if types is None:
+        return None
+    found = tuple(sorted({checked_slug("types", each) for each in one_or_more(types)}))
+    if not found:
+        raise ValidationError("types", types, "must name a type, or be None for all of them")
+    return found
 
 
 def checked_statuses(status: str | Collection[str] | None) -> tuple[str, ...] | None:

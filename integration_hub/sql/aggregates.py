@@ -5,7 +5,7 @@ May import: `ports`, `domain`, `repositories` and what stands below it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -87,8 +87,9 @@ class SqlSyncJobRepository(SqlRepository[SyncJob, SyncJobFilter]):
         limit: int = 10,
         lease: timedelta | float = CLAIM_LEASE,
         now: datetime | None = None,
+        types: str | Collection[str] | None = None,
     ) -> list[SyncRun]:
-        return self._uow.sync_runs.claim(worker, limit, lease, now)
+        return self._uow.sync_runs.claim(worker, limit, lease, now, types)
 
     def running(self) -> list[SyncJob]:
         return self.find(SyncJobFilter(running=True))

@@ -45,6 +45,7 @@ FROM sync_jobs j
 CROSS JOIN LATERAL (  -- with OFFSET 0 it is asked for each job, in the order of the jobs
     SELECT {most} AS most FROM integrations
     WHERE id = j.integration_id AND is_active AND status NOT IN ({resting})
+        AND (CAST(:types AS text[]) IS NULL OR type = ANY (CAST(:types AS text[])))
     OFFSET 0
 ) i
 WHERE j.status = 'pending' AND j.is_active AND j.next_run_at <= :now
@@ -71,11 +72,12 @@ AND (j.next_run_at, j.id) <= (
 )
 """
 
-#: Among all from one on, passing by those that wait in vain: of integrations that rest, or have no
-#: place left, which are found once, and not for each of their jobs.
+#: Among all from one on, passing by those that wait in vain: of integrations that rest, are not
+#: wanted, or have no place left, which are found once, and not for each of their jobs.
 _FAR = """
 AND (j.next_run_at, j.id) >= (:since, :since_id) AND j.integration_id NOT IN (
-    SELECT id FROM integrations WHERE NOT is_active OR status IN ({resting})
+    SELECT id FROM integrations
+    WHERE NOT is_active OR status IN ({resting}) OR type <> ALL (CAST(:types AS text[]))
     UNION ALL
     SELECT i.id FROM sync_runs r JOIN integrations i ON i.id = r.integration_id
     WHERE r.status = 'running' GROUP BY i.id HAVING count(*) >= {most}
@@ -263,7 +265,8 @@ def _looking(sql: str, limit: int, *, far: bool) -> TextClause:
         statement = statement.bindparams(
             bindparam("since", type_=moment), bindparam("since_id", type_=id)
         )
-    return statement.bindparams(bindparam("now", type_=moment), bindparam("tenant", type_=Text))
+    words = [bindparam(name, type_=Text) for name in ("tenant", "types")]
+    return statement.bindparams(bindparam("now", type_=moment), *words)
 
 
 def near(limit: int) -> int:

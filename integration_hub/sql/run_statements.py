@@ -98,7 +98,7 @@ class RunStatements:
     def insert_run(self) -> Prepared:
         return Prepared(insert(_RUNS).values(SYNC_RUNS.new_values()))
 
-    def _free(self, *, scoped: bool) -> Prepared:
+    def _free(self, *, scoped: bool, typed: bool) -> Prepared:
         """SQLite: due jobs with their integrations, but for those that are known to be full."""
         due = select(_JOBS, _PARENTS).join(_PARENTS, _PARENTS.c.id == _JOBS.c.integration_id)
         due = due.where(
@@ -109,6 +109,8 @@ class RunStatements:
         )
         its_run = _RUNS.c.sync_job_id == _JOBS.c.id  # paused and resumed, while its run goes on
         due = due.where(~exists().where(its_run, _RUNS.c.status == literal_column("'running'")))
+        if typed:
+            due = due.where(_PARENTS.c.type.in_(bindparam("types", expanding=True)))
         if scoped:
             due = due.where(_JOBS.c.tenant_id == _parameter("tenant_id", _JOBS))
         due = due.order_by(_JOBS.c.next_run_at, _JOBS.c.id)

@@ -6,7 +6,7 @@ May import: `ports`, `domain`, and its neighbours.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from uuid import UUID
@@ -16,7 +16,7 @@ from integration_hub.domain.frozen import evolved
 from integration_hub.domain.sync_job import SyncJob
 from integration_hub.domain.sync_run import SyncRun, max_concurrency, opened
 from integration_hub.domain.values import checked_count, checked_id, checked_time, new_id
-from integration_hub.ports.sync_runs import Change, RunsLife, checked_statuses
+from integration_hub.ports.sync_runs import Change, Claim, RunsLife, checked_statuses
 from integration_hub.sql.claiming import OF_JOB, OF_RUN, ending_values
 from integration_hub.sql.mapping import INTEGRATIONS, SYNC_JOBS, SYNC_RUNS
 from integration_hub.sql.prepared import array_text
@@ -124,9 +124,10 @@ class SqliteSyncRunRepository(SqlSyncRunRepository):
 
     STATEMENTS = RunStatements("sqlite")
 
-    def claimed(self, worker: str, limit: int, lease: timedelta, now: datetime) -> list[SyncRun]:
+    def claimed(self, claim: Claim) -> list[SyncRun]:
         self._uow.begun()
-        begin = partial(opened, worker=worker, now=now, expires=now + lease)
+        now, limit = claim.now, claim.limit
+        begin = partial(opened, worker=claim.worker, now=now, expires=claim.expires)
         taken: dict[UUID, set[int]] = {}
         for row in self._uow.rows(self.STATEMENTS.slots, {}):
             taken.setdefault(row[0], set()).add(row[1])
@@ -134,7 +135,12 @@ class SqliteSyncRunRepository(SqlSyncRunRepository):
         found: list[SyncRun] = []
         while len(found) < limit:
             values = self._uow.scoped(next_run_at=now, limit=_SCAN, full=list(full))
-            rows = self._uow.rows(self.STATEMENTS.free(scoped=self._uow.is_scoped), values)
+            if claim.types is not None:
+                values["types"] = list(claim.types)
+            statement = self.STATEMENTS.free(
+                scoped=self._uow.is_scoped, typed=claim.types is not None
+            )
+            rows = self._uow.rows(statement, values)
             for row in rows:
                 job, parent = SYNC_JOBS.load(row[:_JOB_WIDTH]), INTEGRATIONS.load(row[_JOB_WIDTH:])
                 slots = taken.setdefault(parent.id, set())
@@ -164,7 +170,7 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
 
     STATEMENTS = RunStatements("postgresql")
 
-    def claimed(self, worker: str, limit: int, lease: timedelta, now: datetime) -> list[SyncRun]:
+    def claimed(self, claim: Claim) -> list[SyncRun]:
         """One statement claims what it can; it is repeated while there may be more.
 
         It takes the first `limit` due jobs that nobody holds, of integrations that have room, and
@@ -179,34 +185,32 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
         self._uow.ready()
         found: list[SyncRun] = []
         try:
-            self._claim_into(found, worker, limit, lease, now)
+            self._claim_into(found, claim)
         except StorageError:
             if not found or self._uow.has_begun:
                 raise
         found.sort(key=_waited)
         return found
 
-    def _claim_into(
-        self, found: list[SyncRun], worker: str, limit: int, lease: timedelta, now: datetime
-    ) -> None:
+    def _claim_into(self, found: list[SyncRun], claim: Claim) -> None:
         vain = 0
         since: _Place | None = None
         while True:
-            turn = partial(self._turn, worker, limit - len(found), lease, now, since=since)
+            turn = partial(self._turn, claim, claim.limit - len(found), since)
             waits = not found or not self._uow.has_begun
             claimed = turn() if waits else self._without_waiting(turn)
             if claimed is None:
                 break
-            found += [run for run in claimed if not self._skips(run, now)]
+            found += [run for run in claimed if not self._skips(run, claim.now)]
             vain = 0 if claimed else vain + 1  # others took the places that were free
-            if len(found) >= limit or vain == _VAIN:
+            if len(found) >= claim.limit or vain == _VAIN:
                 break
-            since = self._first_free(now, since or _FIRST)
+            since = self._first_free(claim, since or _FIRST)
             if since is None:
                 break
 
-    def _first_free(self, now: datetime, since: _Place) -> _Place | None:
-        values = {"now": now, "tenant": self._uow.scope, "since": since[0], "since_id": since[1]}
+    def _first_free(self, claim: Claim, since: _Place) -> _Place | None:
+        values = self._looking(claim) | {"since": since[0], "since_id": since[1]}
         for next_run_at, id in self._uow.rows(self.STATEMENTS.first_free, values):
             return next_run_at, id
         return None
@@ -222,22 +226,21 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
             return None
         return done
 
-    def _turn(
-        self, worker: str, limit: int, lease: timedelta, now: datetime, *, since: _Place | None
-    ) -> list[SyncRun]:
+    def _looking(self, claim: Claim) -> dict[str, Any]:
+        types = None if claim.types is None else array_text(claim.types)
+        return {"now": claim.now, "tenant": self._uow.scope, "types": types}
+
+    def _turn(self, claim: Claim, limit: int, since: _Place | None) -> list[SyncRun]:
         """The runs of what one statement claims: near the first that is due, or from one on."""
-        expires = now + lease
-        values = {
+        values = self._looking(claim) | {
             "ids": array_text([new_id() for _ in range(limit)]),
-            "worker": worker,
+            "worker": claim.worker,
             "actor": self._uow.actor,
-            "now": now,
-            "expires": expires,
-            "tenant": self._uow.scope,
+            "expires": claim.expires,
         }
         if since is not None:
             values |= {"since": since[0], "since_id": since[1]}
-        begin = partial(opened, worker=worker, now=now, expires=expires)
+        begin = partial(opened, worker=claim.worker, now=claim.now, expires=claim.expires)
         statement = self.STATEMENTS.claim(limit, far=since is not None)
         rows = self._uow.rows(statement, values)
         told = [INTEGRATIONS.load(row[_PARENT_AT:]) for row in rows if row[_PARENT_AT] is not None]

@@ -26,7 +26,7 @@ from integration_hub.domain.sync_job import SyncJob
 from integration_hub.domain.sync_run import SyncOutcome, SyncRun
 from integration_hub.domain.values import checked_count, checked_duration, checked_name
 from integration_hub.http.client import HttpClient
-from integration_hub.ports.sync_runs import CLAIM_LEASE, checked_claim
+from integration_hub.ports.sync_runs import CLAIM_LEASE, checked_claim, checked_types
 from integration_hub.ports.unit_of_work import EVERY_TENANT, Tenant, UnitOfWork
 from integration_hub.ports.waiting import SYNC_WORK, Waiter, stopped_by_signals
 from integration_hub.workforce import OpensUnitsOfWork, Together, Workforce, repeated
@@ -113,12 +113,13 @@ class _Ending:
 class SyncRunner:
     """Works through due sync jobs, of all tenants unless one is named.
 
-    `handlers` has one for each type of integration. A handler returns a `SyncOutcome` (or None), or
-    raises: then the job is tried again. It should look at `context.cancelled` from time to time;
-    Python's threads can't be stopped from outside. Heartbeats go out in the background. Durations
-    in seconds or `timedelta`; `poll` is how often it looks for work when it was not told of any
-    (Postgres tells it at once of jobs that became due), `grace` how long handlers have to finish
-    when it is told to stop.
+    `handlers` has one for each type of integration. A job of a type that has none here fails, with
+    words that say so; or, with `leave_others`, it is left to workers that have one. A handler
+    returns a `SyncOutcome` (or None), or raises: then the job is tried again. It should look at
+    `context.cancelled` from time to time; Python's threads can't be stopped from outside.
+    Heartbeats go out in the background. Durations in seconds or `timedelta`; `poll` is how often it
+    looks for work when it was not told of any (Postgres tells it at once of jobs that became due),
+    `grace` how long handlers have to finish when it is told to stop.
     """
 
     def __init__(
@@ -132,10 +133,14 @@ class SyncRunner:
         lease: timedelta | float = CLAIM_LEASE,
         poll: timedelta | float = 5.0,
         grace: timedelta | float = 30.0,
+        leave_others: bool = False,
     ) -> None:
         self.hub = hub
         self.worker = checked_name("worker", worker or f"{socket.gethostname()}:{os.getpid()}")
         self._handlers = dict(handlers)
+        if leave_others and not handlers:
+            raise ValidationError("handlers", handlers, "must name a type, where others are left")
+        self._types = checked_types(list(handlers)) if leave_others else None
         self._concurrency = checked_count("concurrency", concurrency, least=1, most=1_000)
         self._tenant = tenant
         self._lease = checked_claim(self.worker, self._concurrency, lease)
@@ -204,7 +209,9 @@ class SyncRunner:
         def claim(uow: UnitOfWork) -> list[SyncRun]:
             if time.monotonic() >= self._reaps_at and not uow.sync_runs.reap():
                 self._reaps_at = time.monotonic() + _REAPS_AFTER
-            return uow.sync_jobs.claim(self.worker, limit=room, lease=self._lease)
+            return uow.sync_jobs.claim(
+                self.worker, limit=room, lease=self._lease, types=self._types
+            )
 
         self._endings.flush()
         contexts = [SyncContext(self, run) for run in self._does(claim)]

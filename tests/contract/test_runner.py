@@ -112,6 +112,17 @@ def test_a_type_without_a_handler_is_told_with_those_that_have_one(each_hub: Hub
     assert "erp" in message
 
 
+def test_a_type_without_a_handler_is_left_to_others_where_that_is_wanted(each_hub: Hub) -> None:
+    _, (job,) = add_jobs(each_hub)
+    assert SyncRunner(each_hub, {"erp": lambda context: None}, leave_others=True).run_once() == 0
+    assert job_of(each_hub, job).status == "pending"
+    assert SyncRunner(each_hub, {"crm": lambda context: None}, leave_others=True).run_once() == 1
+    assert job_of(each_hub, job).status == "completed"
+    with pytest.raises(ValidationError) as refused:
+        SyncRunner(each_hub, {}, leave_others=True)
+    assert refused.value.field == "handlers"
+
+
 def test_a_handler_that_gives_something_else_has_failed(each_hub: Hub) -> None:
     _, (job,) = add_jobs(each_hub, max_attempts=1)
     handler: Any = lambda context: {"records": 3}  # noqa: E731

@@ -159,6 +159,7 @@ def pull(context):
     return SyncOutcome(records=5)
 
 registry = {"crm": pull}
+others = {"erp": pull}
 empty = {}
 wrong = {"crm": "pull"}
 """
@@ -178,6 +179,8 @@ def test_jobs_are_run_and_looked_at_from_the_shell(
     ids = re.findall(r"[0-9a-f-]{36}", listed)
     assert len(ids) == 3
     handlers = ("--handlers", f"{jobs}:registry", "--tenant", "acme", "--worker", "w7")
+    others = ("--handlers", f"{jobs}:others", "--leave-others")
+    assert "0 runs" in told("run", "--once", *others)
     assert "2 runs" in told("run", "--once", *handlers)
     status = told("status")
     assert re.search(r"completed\W+1\b", status)

@@ -20,10 +20,12 @@ from integration_hub import (
 from integration_hub.domain.frozen import evolved
 from integration_hub.domain.values import new_id
 from integration_hub.ports.query import NEWEST_FIRST, Cursor
+from integration_hub.ports.sync_runs import Claim
 from integration_hub.testing.postgres import temporary_database
 
 ROWS = 50_000
 START = datetime(2026, 1, 1, tzinfo=UTC)
+CLAIM = Claim("w1", 10, timedelta(seconds=60), START + timedelta(hours=1), None)
 SOME_ID = UUID("00000000-0000-7000-8000-000000000007")
 COMMON = """
     'default', 'row ' || n, NULL,
@@ -139,13 +141,12 @@ def _claim(uow: Any) -> Any:
 
 
 def _first_free(uow: Any) -> Any:
-    return uow.sync_runs._first_free(START + timedelta(hours=1), (START, SOME_ID))
+    return uow.sync_runs._first_free(CLAIM, (START, SOME_ID))
 
 
 def _claim_from_one_on(uow: Any) -> Any:
     uow.begun()
-    now, lease = START + timedelta(hours=1), timedelta(seconds=60)
-    return uow.sync_runs._turn("w1", 10, lease, now, since=(START, SOME_ID))
+    return uow.sync_runs._turn(CLAIM, 10, (START, SOME_ID))
 
 
 def _end(uow: Any) -> Any:

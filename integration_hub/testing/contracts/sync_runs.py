@@ -47,10 +47,13 @@ class SyncRunContract:
     def parent(self, hub: Hub) -> Integration:
         return self.add_parent(hub, 10)
 
-    def add_parent(self, hub: Hub, most: int, tenant: str = "default") -> Integration:
+    def add_parent(
+        self, hub: Hub, most: int, tenant: str = "default", **fields: Any
+    ) -> Integration:
         with hub.unit_of_work(tenant=tenant) as uow:
             config = {"sync": {"max_concurrency": most}}
-            parent: Integration = IntegrationFactory(active=True, config=config, store=uow)
+            given = {"config": config, **fields}
+            parent: Integration = IntegrationFactory(active=True, store=uow, **given)
             uow.commit()
         return parent
 
@@ -237,6 +240,24 @@ class SyncRunContract:
         assert [run.sync_job_id for run in self.claim(hub, 1)] == [job.id]
         assert self.claim(hub, 1) == []
 
+    def test_a_worker_claims_the_types_that_it_names(self, hub: Hub) -> None:
+        parents = {type: self.add_parent(hub, 5, type=type) for type in ("crm", "erp", "shop")}
+        jobs = {type: self.add_job(hub, parent) for type, parent in parents.items()}
+        with hub.unit_of_work() as uow:  # a long queue of what is not wanted stands before them
+            uow.sync_jobs.add_many(
+                SyncJobFactory.build(
+                    integration_id=parents["shop"].id,
+                    schedule=Schedule.every(60),
+                    next_run_at=uow_now(uow) - timedelta(hours=1),
+                )
+                for _ in range(150)
+            )
+            uow.commit()
+        runs = self.claim(hub, types=["erp", "crm"])
+        assert {run.sync_job_id for run in runs} == {jobs["crm"].id, jobs["erp"].id}
+        assert self.claim(hub, types=("erp", "unheard-of")) == []
+        assert {run.integration_id for run in self.claim(hub, types="shop")} == {parents["shop"].id}
+
     def test_many_claimers_get_each_job_once(self, hub: Hub) -> None:
         parents = [self.add_parent(hub, most) for most in (1, 2, 30)]
         for parent in parents:
@@ -268,6 +289,9 @@ class SyncRunContract:
             ("limit", {"limit": 1_001}),
             ("lease", {"lease": 0.5}),
             ("lease", {"lease": "long"}),
+            ("types", {"types": []}),
+            ("types", {"types": ["CRM!"]}),
+            ("types", {"types": 3}),
         ],
     )
     def test_a_claim_is_checked(self, hub: Hub, field: str, options: dict[str, Any]) -> None:
