@@ -86,7 +86,11 @@ class Runs(RuleBasedStateMachine):
         self.runs: list[dict[str, SyncRun]] = []
         self.jobs: list[SyncJob] = []
         parents = [
-            Integration(name=f"i{n}", type="crm", config={"sync": {"max_concurrency": each}})
+            Integration(
+                name=f"i{n}",
+                type="erp" if n == 1 else "crm",
+                config={"sync": {"max_concurrency": each}},
+            )
             for n, each in enumerate(most)
         ]
         for number, (parent, schedule, catch_up, attempts, seconds) in enumerate(jobs):
@@ -112,10 +116,14 @@ class Runs(RuleBasedStateMachine):
     def time_passes(self, seconds: int) -> None:
         self.clock.advance(seconds)
 
-    @rule(limit=st.integers(1, 5), lease=st.sampled_from([30, 300]))
-    def claim(self, limit: int, lease: int) -> None:
+    @rule(
+        limit=st.integers(1, 5),
+        lease=st.sampled_from([30, 300]),
+        types=st.sampled_from([None, None, "crm", ["erp"], ["crm", "erp"]]),
+    )
+    def claim(self, limit: int, lease: int, types: Any) -> None:
         def act(store: str) -> Callable[[UnitOfWork], Any]:
-            return lambda uow: uow.sync_jobs.claim("w", limit=limit, lease=lease)
+            return lambda uow: uow.sync_jobs.claim("w", limit=limit, lease=lease, types=types)
 
         claimed = self.does(act)
         for together in zip(*(claimed[store] for store in self.hubs), strict=True):
