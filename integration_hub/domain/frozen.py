@@ -31,16 +31,14 @@ def evolved(source: D, /, **changes: Any) -> D:
     copy = draft_(*read(source))
     for name, value in changes.items():
         setattr(copy, name, value)
-    copy.__class__ = kind
-    frozen: D = copy
-    return frozen
+    return frozen(kind, copy)
 
 
 def draft(kind: type[Any], names: Sequence[str]) -> type[Any]:
     """The class of the drafts of a frozen dataclass with slots.
 
-    It takes the fields that are named, in that order, and those others that have a default. Who
-    makes a draft sets its `__class__` to `kind` when it is done.
+    It takes the fields that are named, in that order, and those others that have a default.
+    `frozen` makes what it is to be of a draft.
     """
     others = [
         each for each in fields(kind) if each.name not in names and each.default is not MISSING
@@ -55,6 +53,13 @@ def draft(kind: type[Any], names: Sequence[str]) -> type[Any]:
     }
     own = {"__slots__": kind.__slots__} if "__slots__" in vars(kind) else {}
     return type(f"{kind.__name__}Draft", kind.__bases__, own | body)
+
+
+def frozen(kind: type[D], made: Any) -> D:
+    """A draft of this class that is done, as an object of the class."""
+    made.__class__ = kind
+    done: D = made
+    return done
 
 
 def _known(kind: type[Any]) -> _Known:

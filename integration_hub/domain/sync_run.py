@@ -21,7 +21,7 @@ from integration_hub.domain.errors import (
     StatusError,
     SyncRunNotFound,
 )
-from integration_hub.domain.frozen import draft, evolved, put
+from integration_hub.domain.frozen import draft, evolved, frozen, put
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.sync_job import MOST_RECORDS, SyncJob
 from integration_hub.domain.values import checked_count, checked_json, clipped_text, new_id
@@ -173,9 +173,7 @@ def opened(
         *(now, now, expires, job.checkpoint),
         *(job, integration),
     )
-    made.__class__ = SyncRun
-    run: SyncRun = made
-    return run
+    return frozen(SyncRun, made)
 
 
 def wait_after(attempt: int, error: object) -> timedelta:

@@ -84,7 +84,7 @@ AND (j.next_run_at, j.id) >= (:since, :since_id) AND j.integration_id NOT IN (
 )
 """
 
-_FIRST = "SELECT next_run_at, id FROM ({free}) AS first"
+_FIRST_FREE = "SELECT next_run_at, id FROM ({free}) AS first"
 
 _CLAIM = """
 WITH free AS (
@@ -251,7 +251,7 @@ def free_text() -> Any:
     """The statement that finds the first job which nobody holds and which may run, if there is any:
     its `next_run_at` and its id.
     """
-    statement = _looking(_FIRST.replace("{free}", _FREE), 1, far=True)
+    statement = _looking(_FIRST_FREE.replace("{free}", _FREE), 1, far=True)
     return statement.columns(SYNC_JOBS.table.c.next_run_at, SYNC_JOBS.table.c.id)
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnClause, Table, bindparam, column
 
 from integration_hub.domain import integration, sync_job, sync_run, webhook, webhook_message
 from integration_hub.domain.aggregate import Aggregate
-from integration_hub.domain.frozen import draft
+from integration_hub.domain.frozen import draft, frozen
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.schedule import Schedule
 from integration_hub.domain.sync_job import SyncJob
@@ -88,10 +88,7 @@ class Mapper(Generic[A]):
         values = list(row)
         for position, convert in self._reading:
             values[position] = convert(values[position])
-        made = self._draft(*values)
-        made.__class__ = self.kind
-        item: A = made
-        return item
+        return frozen(self.kind, self._draft(*values))
 
     def listed(self, alias: str) -> str:
         """The columns of a table that is called `alias`, for SQL in text."""

@@ -9,8 +9,11 @@ from dataclasses import FrozenInstanceError, dataclass, replace
 import pytest
 
 from integration_hub import Integration, Schedule, SyncJob
-from integration_hub.domain.frozen import draft, evolved
+from integration_hub.domain.frozen import draft, evolved, frozen
+from integration_hub.domain.values import new_id
 from integration_hub.testing.factories import IntegrationFactory, SyncJobFactory
+
+SOME_ID = new_id()
 
 
 class OwnIntegration(Integration):
@@ -69,9 +72,10 @@ def test_a_field_of_a_service_is_copied_too() -> None:
 
 
 def test_a_draft_takes_what_is_named_in_that_order_and_has_defaults_for_the_rest() -> None:
-    made = draft(Integration, ("type", "name", "id", "config"))("crm", "a", None, {})
-    made.__class__ = Integration
-    assert (made.type, made.name, made.id, made.tags, made.version) == ("crm", "a", None, (), 0)
+    drafts = draft(Integration, ("type", "name", "id", "config"))
+    made = frozen(Integration, drafts("crm", "a", SOME_ID, {}))
+    assert type(made) is Integration
+    assert (made.type, made.name, made.id, made.tags, made.version) == ("crm", "a", SOME_ID, (), 0)
 
 
 def test_a_draft_needs_what_has_no_default() -> None:

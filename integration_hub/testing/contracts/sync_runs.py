@@ -64,6 +64,16 @@ class SyncRunContract:
             uow.commit()
         return job
 
+    def add_queue(self, hub: Hub, parent: Integration, count: int) -> None:
+        """Jobs that have been due for an hour."""
+        with hub.unit_of_work(tenant=parent.tenant) as uow:
+            given = {"integration_id": parent.id, "schedule": Schedule.every(60)}
+            early = uow_now(uow) - timedelta(hours=1)
+            uow.sync_jobs.add_many(
+                SyncJobFactory.build(next_run_at=early, **given) for _ in range(count)
+            )
+            uow.commit()
+
     def claim(self, hub: Hub, limit: int = 10, worker: str = "w1", **options: Any) -> list[SyncRun]:
         with hub.unit_of_work(tenant=EVERY_TENANT, actor="w1", atomic=self.atomic) as uow:
             runs = uow.sync_jobs.claim(worker, limit=limit, **{"lease": LEASE, **options})
@@ -192,19 +202,9 @@ class SyncRunContract:
             self.add_job(hub, parent)
         assert len(self.claim(hub)) == 1
 
-    def test_a_long_queue_of_one_does_not_starve_another(
-        self, hub: Hub, hub_clock: ManualClock
-    ) -> None:
+    def test_a_long_queue_of_one_does_not_starve_another(self, hub: Hub) -> None:
         crowd, other = self.add_parent(hub, 2), self.add_parent(hub, 1)
-        earlier = hub_clock.now() - timedelta(hours=1)
-        with hub.unit_of_work() as uow:
-            uow.sync_jobs.add_many(
-                SyncJobFactory.build(
-                    integration_id=crowd.id, schedule=Schedule.every(60), next_run_at=earlier
-                )
-                for _ in range(500)
-            )
-            uow.commit()
+        self.add_queue(hub, crowd, 500)
         job = self.add_job(hub, other)
         runs = self.claim(hub, 3)
         assert [run.integration_id for run in runs] == [crowd.id, crowd.id, other.id]
@@ -222,15 +222,7 @@ class SyncRunContract:
         self, hub: Hub, hub_clock: ManualClock, rests: Any
     ) -> None:
         crowd, other = self.add_parent(hub, 1), self.add_parent(hub, 1)
-        earlier = hub_clock.now() - timedelta(hours=1)
-        with hub.unit_of_work() as uow:
-            uow.sync_jobs.add_many(
-                SyncJobFactory.build(
-                    integration_id=crowd.id, schedule=Schedule.every(60), next_run_at=earlier
-                )
-                for _ in range(300)
-            )
-            uow.commit()
+        self.add_queue(hub, crowd, 300)
         job = self.add_job(hub, other)
         if rests is None:
             assert [run.integration_id for run in self.claim(hub, 1)] == [crowd.id]
@@ -243,16 +235,7 @@ class SyncRunContract:
     def test_a_worker_claims_the_types_that_it_names(self, hub: Hub) -> None:
         parents = {type: self.add_parent(hub, 5, type=type) for type in ("crm", "erp", "shop")}
         jobs = {type: self.add_job(hub, parent) for type, parent in parents.items()}
-        with hub.unit_of_work() as uow:  # a long queue of what is not wanted stands before them
-            uow.sync_jobs.add_many(
-                SyncJobFactory.build(
-                    integration_id=parents["shop"].id,
-                    schedule=Schedule.every(60),
-                    next_run_at=uow_now(uow) - timedelta(hours=1),
-                )
-                for _ in range(150)
-            )
-            uow.commit()
+        self.add_queue(hub, parents["shop"], 150)  # what is not wanted stands before them
         runs = self.claim(hub, types=["erp", "crm"])
         assert {run.sync_job_id for run in runs} == {jobs["crm"].id, jobs["erp"].id}
         assert self.claim(hub, types=("erp", "unheard-of")) == []
