@@ -76,11 +76,14 @@ AND (j.next_run_at, j.id) <= (
 #: wanted, or have no place left, which are found once, and not for each of their jobs.
 _FAR = """
 AND (j.next_run_at, j.id) >= (:since, :since_id) AND j.integration_id NOT IN (
-    SELECT id FROM integrations
-    WHERE NOT is_active OR status IN ({resting}) OR type <> ALL (CAST(:types AS text[]))
-    UNION ALL
-    SELECT i.id FROM sync_runs r JOIN integrations i ON i.id = r.integration_id
-    WHERE r.status = 'running' GROUP BY i.id HAVING count(*) >= {most}
+    SELECT i.id FROM (
+        SELECT DISTINCT integration_id AS id FROM sync_jobs
+        WHERE status = 'pending' AND is_active AND next_run_at BETWEEN :since AND :now
+    ) AS due JOIN integrations i USING (id)
+    WHERE NOT i.is_active OR i.status IN ({resting}) OR i.type <> ALL (CAST(:types AS text[]))
+        OR (SELECT true FROM sync_runs r
+            WHERE r.status = 'running' AND r.integration_id = i.id
+            ORDER BY r.slot OFFSET {most} - 1 LIMIT 1)
 )
 """
 
