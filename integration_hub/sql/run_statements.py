@@ -1,6 +1,6 @@
 """The statements on sync runs, built once per dialect.
 
-May import: `claiming`, `filtering`, `mapping`, `prepared`, SQLAlchemy.
+May import: `ports`, `claiming`, `filtering`, `mapping`, `prepared`, SQLAlchemy.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from integration_hub.ports.sync_runs import MOST_CLAIMED
 from integration_hub.sql.claiming import OF_JOB, OF_RUN, claim_text, ending_text, free_text
 from integration_hub.sql.filtering import may_run, waiting
 from integration_hub.sql.mapping import INTEGRATIONS, SYNC_JOBS, SYNC_RUNS
@@ -45,7 +46,7 @@ class RunStatements:
         self.history = lru_cache(self._history)
         self.prune = lru_cache(self._prune)
         self.free = lru_cache(self._free)
-        self.claim = lru_cache(self._claim)
+        self.claim = lru_cache(maxsize=2 * MOST_CLAIMED)(self._claim)  # near and far
 
     def _get(self, *, scoped: bool) -> Prepared:
         return Prepared(select(_RUNS).where(_RUNS.c.id == _parameter("id"), *_scope(scoped)))
