@@ -5,9 +5,9 @@ what is done as it is done (`atomic=False`); a process has as many threads at th
 cores for it, since the peers too go on with the next batch while one is being stored. `raw` sends the
 very statements that the hub sends, by psycopg alone, from as many threads, and leaves JSON unread;
 the peers work as their users run them: a worker that ends when the queue is empty, with the batch, or
-the concurrency, as given. pgqueuer works twice: once with what a claim of the hub must
-hold, no more than so many jobs of an integration at once, and once without any limit, which is its
-fastest. procrastinate knows a limit of one alone, and works without.
+the concurrency, as given. pgqueuer works twice: once with what a claim of the hub must hold, no more
+than so many jobs of an integration at once, and once without any limit, which is its fastest.
+procrastinate knows a limit of one alone, and works without.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack
 from datetime import timedelta
@@ -27,7 +27,7 @@ from operator import itemgetter
 from typing import Any, TypeAlias
 
 import psycopg
-from harness import compare, shown, table
+from harness import Timing, compare, shown, table
 from psycopg.types.string import TextLoader
 from sqlalchemy import URL
 
@@ -349,54 +349,61 @@ def fill_finished(url: URL, jobs: int) -> None:
 
 def of_growth(server: URL) -> str:
     """What a claim of 10 costs beside finished jobs; the plan must use the partial index."""
-    with ExitStack() as stack:
-        calls: dict[str, Callable[[], object]] = {}
-        for finished in FINISHED:
-            url = stack.enter_context(temporary_database(server))
-            fill_hub(url, DUE)
-            fill_finished(url, finished)
-            hub = stack.enter_context(Hub.from_url(url))
-            check_plan(url)
-            calls[f"{finished:,}"] = lambda hub=hub: claim_and_forget(hub)
-        found = compare(calls)
-    names = list(calls)
-    ratio = found[names[-1]].ratio
+
+    def fill(url: URL, jobs: int) -> None:
+        fill_finished(url, jobs)
+        check_plan(url)
+
+    found = claims_beside(server, FINISHED, fill)
+    ratio = found[FINISHED[-1]].ratio
     verdict = f"{MOST_GROWTH}, {'met' if ratio <= MOST_GROWTH else 'missed'}"
-    times = [shown(found[name].seconds) for name in names]
-    heads = ["a claim of 10", *(f"{name} finished" for name in names), "ratio", "at most"]
-    return table(heads, [[f"beside {DUE:,} due jobs", *times, f"{ratio:.2f}", verdict]])
+    heads = ["a claim of 10", *(f"{jobs:,} finished" for jobs in found), "ratio", "at most"]
+    return table(heads, [[f"beside {DUE:,} due jobs", *_times(found), f"{ratio:.2f}", verdict]])
 
 
 def of_waiting(server: URL) -> str:
     """What a claim of 10 costs behind jobs of an integration that has no place left."""
+    found = claims_beside(server, WAITING, fill_crowd)
+    heads = ["a claim of 10", *(f"{jobs:,} wait in vain" for jobs in found)]
+    return table(heads, [["behind them", *_times(found)]])
+
+
+def claims_beside(
+    server: URL, counts: Iterable[int], fill: Callable[[URL, int], None]
+) -> dict[int, Timing]:
+    """Claims of 10, side by side, each from a database with so many other jobs by `fill`."""
     with ExitStack() as stack:
         calls: dict[str, Callable[[], object]] = {}
-        for waiting in WAITING:
+        for count in counts:
             url = stack.enter_context(temporary_database(server))
             fill_hub(url, DUE)
+            fill(url, count)
             hub = stack.enter_context(Hub.from_url(url))
-            add_crowd(hub, waiting)
-            calls[f"{waiting:,}"] = lambda hub=hub: claim_and_forget(hub)
+            calls[str(count)] = partial(claim_and_forget, hub)
         found = compare(calls)
-    heads = ["a claim of 10", *(f"{name} wait in vain" for name in calls)]
-    return table(heads, [["behind them", *(shown(found[name].seconds) for name in calls)]])
+    return {count: found[str(count)] for count in counts}
 
 
-def add_crowd(hub: Hub, jobs: int) -> None:
+def _times(found: Mapping[int, Timing]) -> list[str]:
+    return [shown(each.seconds) for each in found.values()]
+
+
+def fill_crowd(url: URL, jobs: int) -> None:
     """An integration whose one place is taken, with jobs that are due before all others."""
     early = SystemClock().now() - timedelta(days=1)
     schedule = Schedule.every(600)
-    with hub.unit_of_work() as uow:
-        crowd = uow.integrations.add(Integration(name="crowd", type="crm"))
-        uow.sync_jobs.add_many(
-            SyncJob(name=f"c{n}", integration_id=crowd.id, schedule=schedule, next_run_at=early)
-            for n in range(jobs + 1)
-        )
-        uow.commit()
-    with hub.unit_of_work(tenant=EVERY_TENANT) as uow:
-        (run,) = uow.sync_jobs.claim("w", limit=1, lease=timedelta(days=1))
-        assert run.integration_id == crowd.id
-        uow.commit()
+    with Hub.from_url(url) as hub:
+        with hub.unit_of_work() as uow:
+            crowd = uow.integrations.add(Integration(name="crowd", type="crm"))
+            uow.sync_jobs.add_many(
+                SyncJob(name=f"c{n}", integration_id=crowd.id, schedule=schedule, next_run_at=early)
+                for n in range(jobs + 1)
+            )
+            uow.commit()
+        with hub.unit_of_work(tenant=EVERY_TENANT) as uow:
+            (run,) = uow.sync_jobs.claim("w", limit=1, lease=timedelta(days=1))
+            assert run.integration_id == crowd.id
+            uow.commit()
 
 
 def claim_and_forget(hub: Hub) -> None:
