@@ -39,21 +39,28 @@ CASE WHEN jsonb_typeof(config #> '{sync,max_concurrency}') = 'number'
     ELSE 1 END
 """
 
+#: Of an integration: whether its jobs may run, and are wanted.
+_MAY_RUN = """
+is_active AND status NOT IN ({resting})
+AND (CAST(:types AS text[]) IS NULL OR type = ANY (CAST(:types AS text[])))
+"""
+
+#: Of an integration, which has an id and so many places: whether all are taken.
+_HAS_NO_PLACE = """
+((SELECT true FROM sync_runs r WHERE r.status = 'running' AND r.integration_id = {id}
+ORDER BY r.slot OFFSET {places} - 1 LIMIT 1) IS TRUE)
+"""
+
 _FREE = """
 SELECT j.id, j.tenant_id, j.integration_id, j.next_run_at, j.attempt, j.checkpoint, i.most
 FROM sync_jobs j
 CROSS JOIN LATERAL (  -- with OFFSET 0 it is asked for each job, in the order of the jobs
-    SELECT {most} AS most FROM integrations
-    WHERE id = j.integration_id AND is_active AND status NOT IN ({resting})
-        AND (CAST(:types AS text[]) IS NULL OR type = ANY (CAST(:types AS text[])))
-    OFFSET 0
+    SELECT {most} AS most FROM integrations WHERE id = j.integration_id AND {may_run} OFFSET 0
 ) i
 WHERE j.status = 'pending' AND j.is_active AND j.next_run_at <= :now
     AND (CAST(:tenant AS text) IS NULL OR j.tenant_id = :tenant)
     {among}
-    AND coalesce((SELECT false FROM sync_runs r  -- all places are taken
-        WHERE r.status = 'running' AND r.integration_id = j.integration_id
-        ORDER BY r.slot OFFSET i.most - 1 LIMIT 1), true)
+    AND NOT {job_has_no_place}
     AND coalesce((SELECT false FROM sync_runs r  -- paused and resumed, while its run goes on
         WHERE r.finished_at IS NULL AND r.sync_job_id = j.id LIMIT 1), true)
 ORDER BY j.next_run_at, j.id
@@ -80,10 +87,7 @@ AND (j.next_run_at, j.id) >= (:since, :since_id) AND j.integration_id NOT IN (
         SELECT DISTINCT integration_id AS id FROM sync_jobs
         WHERE status = 'pending' AND is_active AND next_run_at BETWEEN :since AND :now
     ) AS due JOIN integrations i USING (id)
-    WHERE NOT i.is_active OR i.status IN ({resting}) OR i.type <> ALL (CAST(:types AS text[]))
-        OR (SELECT true FROM sync_runs r
-            WHERE r.status = 'running' AND r.integration_id = i.id
-            ORDER BY r.slot OFFSET {most} - 1 LIMIT 1)
+    WHERE NOT ({may_run}) OR {parent_has_no_place}
 )
 """
 
@@ -259,10 +263,20 @@ def free_text() -> Any:
 
 
 def _looking(sql: str, limit: int, *, far: bool) -> TextClause:
-    sql = sql.replace("{among}", _FAR if far else _NEAR.replace("{near}", str(near(limit))))
-    sql = sql.replace("{most}", _MOST.replace("{most_at_once}", str(MOST_AT_ONCE)))
-    sql = sql.replace("{resting}", RESTING_LISTED)
-    statement = text(concise(sql.replace("{limit}", str(int(limit)))))
+    parts = {  # in this order: some have others within
+        "{among}": _FAR if far else _NEAR,
+        "{may_run}": _MAY_RUN,
+        "{job_has_no_place}": _HAS_NO_PLACE.format(id="j.integration_id", places="i.most"),
+        "{parent_has_no_place}": _HAS_NO_PLACE.format(id="i.id", places=_MOST),
+        "{most}": _MOST,
+        "{most_at_once}": str(MOST_AT_ONCE),
+        "{resting}": RESTING_LISTED,
+        "{near}": str(_near(limit)),
+        "{limit}": str(int(limit)),
+    }
+    for name, part in parts.items():
+        sql = sql.replace(name, part)
+    statement = text(concise(sql))
     moment, id = SYNC_JOBS.table.c.next_run_at.type, SYNC_JOBS.table.c.id.type
     if far:
         statement = statement.bindparams(
@@ -272,6 +286,6 @@ def _looking(sql: str, limit: int, *, far: bool) -> TextClause:
     return statement.bindparams(bindparam("now", type_=moment), *words)
 
 
-def near(limit: int) -> int:
+def _near(limit: int) -> int:
     """How many due jobs a claim of so many looks at first: enough to pass by what others hold."""
     return 64 + 8 * limit
