@@ -40,10 +40,11 @@ def draft(kind: type[Any], names: Sequence[str]) -> type[Any]:
     It takes the fields that are named, in that order, and those others that have a default.
     `frozen` makes what it is to be of a draft.
     """
-    others = [
-        each for each in fields(kind) if each.name not in names and each.default is not MISSING
+    defaults = [
+        (each.name, object, field(default=each.default))
+        for each in fields(kind)
+        if each.name not in names and each.default is not MISSING
     ]
-    defaults = [(each.name, object, field(default=each.default)) for each in others]
     plain = make_dataclass("plain", [*((name, object) for name in names), *defaults])
     body = {
         "__init__": vars(plain)["__init__"],

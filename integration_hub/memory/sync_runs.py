@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime
-from functools import partial
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -15,7 +14,7 @@ from integration_hub.domain.errors import SyncRunNotFound
 from integration_hub.domain.frozen import evolved
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.sync_job import SyncJob
-from integration_hub.domain.sync_run import SyncRun, max_concurrency, opened
+from integration_hub.domain.sync_run import SyncRun, max_concurrency
 from integration_hub.domain.values import (
     checked_count,
     checked_id,
@@ -92,7 +91,6 @@ class InMemorySyncRunRepository(RunsLife):
 
     def _opened(self, jobs: list[SyncJob], claim: Claim) -> list[SyncRun]:
         now = claim.now
-        begin = partial(opened, worker=claim.worker, now=now, expires=claim.expires)
         found: list[SyncRun] = []
         full: set[UUID] = set()  # integrations that have no place left
         for job in jobs:
@@ -112,13 +110,11 @@ class InMemorySyncRunRepository(RunsLife):
             if slot is None:
                 full.add(integration.id)
                 continue
-            started = job.started(now)
+            started = evolved(job.started(now), updated_by=self._uow.actor)
             if started.is_missed(now):
-                skipped = started.skipped(now)
-                self._uow.put(SyncJob, evolved(skipped, updated_by=self._uow.actor))
+                self._uow.put(SyncJob, started.skipped(now))
                 continue
-            started = evolved(started, updated_by=self._uow.actor)
-            run = begin(started, integration, id=new_id(), slot=slot)
+            run = claim.opened(started, integration, id=new_id(), slot=slot)
             self._uow.store.held[job.id] = self._uow
             self._uow.put(SyncJob, started)
             self._uow.put(SyncRun, evolved(run, job=None, integration=None))

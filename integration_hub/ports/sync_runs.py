@@ -13,12 +13,14 @@ from uuid import UUID
 
 from integration_hub.domain.errors import LeaseLost, SyncRunNotFound, ValidationError
 from integration_hub.domain.frozen import evolved, put
+from integration_hub.domain.integration import Integration
 from integration_hub.domain.sync_job import MOST_RECORDS, SyncJob, SyncJobStatus
 from integration_hub.domain.sync_run import (
     STATUSES,
     SyncOutcome,
     SyncRun,
     SyncRunStatus,
+    opened,
     wait_after,
 )
 from integration_hub.domain.values import (
@@ -128,6 +130,18 @@ class Claim:
     @property
     def expires(self) -> datetime:
         return self.now + self.lease
+
+    def opened(self, job: SyncJob, integration: Integration, *, id: UUID, slot: int) -> SyncRun:
+        """The run of a job that this has started."""
+        return opened(
+            job,
+            integration,
+            id=id,
+            worker=self.worker,
+            slot=slot,
+            now=self.now,
+            expires=self.expires,
+        )
 
 
 class RunsLife:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar
+from uuid import UUID
 
 from sqlalchemy import ColumnClause, Table, bindparam, column
 
@@ -89,6 +90,11 @@ class Mapper(Generic[A]):
         for position, convert in self._reading:
             values[position] = convert(values[position])
         return frozen(self.kind, self._draft(*values))
+
+    def told(self, rows: Sequence[Sequence[Any]], at: int) -> dict[UUID, A]:
+        """The objects that rows have from a column on, by their ids; those without have nulls."""
+        found = [self.load(row[at:]) for row in rows if row[at] is not None]
+        return {item.id: item for item in found}
 
     def listed(self, alias: str) -> str:
         """The columns of a table that is called `alias`, for SQL in text."""

@@ -190,8 +190,7 @@ class PostgresMessageRepository(SqlMessageRepository):
         values = {"now": now, "expires": now + lease, "rooms": json.dumps(wanted)}
         self._uow.begun()
         rows = self._uow.rows(self.STATEMENTS.take, values)
-        told = [MESSAGES.load(row[_MESSAGE_AT:]) for row in rows if row[_MESSAGE_AT] is not None]
-        messages = {message.id: message for message in told}
+        messages = MESSAGES.told(rows, _MESSAGE_AT)
         return [_both(row, messages) for row in sorted(rows, key=_due_before)]
 
     def _finish_many(self, made: list[Made]) -> set[tuple[UUID, int]]:

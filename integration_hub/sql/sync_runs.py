@@ -14,7 +14,7 @@ from uuid import UUID
 from integration_hub.domain.errors import QueryTimeout, StorageError, SyncRunNotFound
 from integration_hub.domain.frozen import evolved
 from integration_hub.domain.sync_job import SyncJob
-from integration_hub.domain.sync_run import SyncRun, max_concurrency, opened
+from integration_hub.domain.sync_run import SyncRun, max_concurrency
 from integration_hub.domain.values import checked_count, checked_id, checked_time, new_id
 from integration_hub.ports.sync_runs import Change, Claim, RunsLife, checked_statuses
 from integration_hub.sql.claiming import OF_JOB, OF_RUN, ending_values
@@ -127,10 +127,9 @@ class SqliteSyncRunRepository(SqlSyncRunRepository):
     def claimed(self, claim: Claim) -> list[SyncRun]:
         self._uow.begun()
         now, limit = claim.now, claim.limit
-        begin = partial(opened, worker=claim.worker, now=now, expires=claim.expires)
         taken: dict[UUID, set[int]] = {}
-        for row in self._uow.rows(self.STATEMENTS.slots, {}):
-            taken.setdefault(row[0], set()).add(row[1])
+        for integration_id, slot in self._uow.rows(self.STATEMENTS.slots, {}):
+            taken.setdefault(integration_id, set()).add(slot)
         full: set[UUID] = set()  # integrations that have no place left: their jobs wait in vain
         found: list[SyncRun] = []
         while len(found) < limit:
@@ -153,7 +152,7 @@ class SqliteSyncRunRepository(SqlSyncRunRepository):
                 if started.is_missed(now):
                     self._change_job(started.skipped(now))
                     continue
-                run = begin(started, parent, id=new_id(), slot=slot)
+                run = claim.opened(started, parent, id=new_id(), slot=slot)
                 slots.add(slot)
                 self._change_job(started)
                 self._uow.touch(self.STATEMENTS.insert_run, SYNC_RUNS.parameters(run))
@@ -240,15 +239,14 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
         }
         if since is not None:
             values |= {"since": since[0], "since_id": since[1]}
-        begin = partial(opened, worker=claim.worker, now=claim.now, expires=claim.expires)
         statement = self.STATEMENTS.claim(limit, far=since is not None)
         rows = self._uow.rows(statement, values)
-        told = [INTEGRATIONS.load(row[_PARENT_AT:]) for row in rows if row[_PARENT_AT] is not None]
-        parents = {parent.id: parent for parent in told}
+        parents = INTEGRATIONS.told(rows, _PARENT_AT)
         claimed = []
         for row in rows:
             job = SYNC_JOBS.load(row[_JOB_AT:_PARENT_AT])
-            claimed.append(begin(job, parents[job.integration_id], id=row[0], slot=row[1]))
+            parent = parents[job.integration_id]
+            claimed.append(claim.opened(job, parent, id=row[0], slot=row[1]))
         return claimed
 
     def _skips(self, run: SyncRun, now: datetime) -> bool:
