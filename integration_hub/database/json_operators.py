@@ -15,7 +15,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
 
-from integration_hub.domain.values import json_contains
+from integration_hub.domain.frozen_json import json_contains
 
 
 class _Contains(GenericFunction[bool]):
@@ -31,7 +31,7 @@ class _HasAny(GenericFunction[bool]):
 
 
 def contains(column: ColumnElement[Any], fragment: ColumnElement[Any]) -> ColumnElement[bool]:
-    """Whether the document contains the fragment, as `values.json_contains` has it."""
+    """Whether the document contains the fragment, as `frozen_json.json_contains` has it."""
     return _Contains(column, fragment)
 
 

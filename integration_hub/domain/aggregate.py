@@ -1,6 +1,6 @@
 """What integrations, webhooks and sync jobs have in common: identity, tenant, version, audit.
 
-May import: `errors`, `frozen`, `values`.
+May import: `errors`, `frozen`, `frozen_json`, `values`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from uuid import UUID
 
 from integration_hub.domain.errors import InvalidTransition, NotFound, ValidationError
 from integration_hub.domain.frozen import evolved, put
+from integration_hub.domain.frozen_json import checked_object
 from integration_hub.domain.values import (
     checked_count,
     checked_flag,
     checked_id,
     checked_name,
-    checked_object,
     checked_tags,
     checked_text,
     checked_time,

@@ -1,6 +1,6 @@
 """A sync job: what is fetched from, or pushed to, an integration's system, and when.
 
-May import: `aggregate`, `errors`, `frozen`, `schedule`, `values`.
+May import: `aggregate`, `errors`, `frozen`, `frozen_json`, `schedule`, `values`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from uuid import UUID
 from integration_hub.domain.aggregate import Aggregate
 from integration_hub.domain.errors import NotFound, SyncJobNotFound, ValidationError
 from integration_hub.domain.frozen import evolved, put
+from integration_hub.domain.frozen_json import checked_json
 from integration_hub.domain.schedule import Schedule, ScheduleKind
 from integration_hub.domain.values import (
     checked_count,
     checked_duration,
     checked_id,
-    checked_json,
     checked_time,
     member,
     optional_time,

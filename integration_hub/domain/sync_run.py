@@ -1,7 +1,7 @@
 """A sync run: one attempt at a sync job, by one worker, for as long as its lease lasts.
 
-May import: `errors`, `frozen`, `integration`, `sync_job`, `values`. What an attempt does to its job
-is said here and in `sync_job`, once for all stores.
+May import: `errors`, `frozen`, `frozen_json`, `integration`, `sync_job`, `values`. What an attempt
+does to its job is said here and in `sync_job`, once for all stores.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from integration_hub.domain.errors import (
     SyncRunNotFound,
 )
 from integration_hub.domain.frozen import draft, evolved, frozen, put
+from integration_hub.domain.frozen_json import checked_json
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.sync_job import MOST_RECORDS, SyncJob
-from integration_hub.domain.values import checked_count, checked_json, clipped_text, new_id
+from integration_hub.domain.values import checked_count, clipped_text, new_id
 
 BACKOFF = timedelta(seconds=10)  # the longest wait after a first failure; it doubles with each
 LONGEST_BACKOFF = timedelta(hours=1)

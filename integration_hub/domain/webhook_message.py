@@ -1,7 +1,7 @@
 """A message to webhooks, its delivery to each of them, the attempts, and how an endpoint does.
 
-May import: `errors`, `frozen`, `values`, `webhook`. What an attempt does to its delivery is said
-here, once for all stores.
+May import: `errors`, `frozen`, `frozen_json`, `values`, `webhook`. What an attempt does to its
+delivery is said here, once for all stores.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from integration_hub.domain.errors import (
     WebhookNotFound,
 )
 from integration_hub.domain.frozen import evolved, put
+from integration_hub.domain.frozen_json import checked_json
 from integration_hub.domain.values import (
     checked_event,
     checked_id,
-    checked_json,
     checked_name,
     checked_time,
     clipped_text,

@@ -11,8 +11,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from integration_hub.domain.frozen_json import json_contains
 from integration_hub.domain.sync_job import SyncJobStatus
-from integration_hub.domain.values import json_contains, patterns_for
+from integration_hub.domain.values import patterns_for
 from integration_hub.ports.query import LATEST, Filter, Sort
 
 Predicate = Callable[[Any, Any], bool]

@@ -19,12 +19,12 @@ from uuid import UUID
 from integration_hub.domain import integration, sync_job, webhook
 from integration_hub.domain.errors import InvalidCursor, InvalidSort, ValidationError
 from integration_hub.domain.frozen import put
+from integration_hub.domain.frozen_json import checked_object
 from integration_hub.domain.values import (
     checked_count,
     checked_event,
     checked_flag,
     checked_id,
-    checked_object,
     checked_slug,
     checked_tags,
     checked_text,

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from integration_hub.domain.errors import LeaseLost, SyncRunNotFound, ValidationError
 from integration_hub.domain.frozen import evolved, put
+from integration_hub.domain.frozen_json import checked_json
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.sync_job import MOST_RECORDS, SyncJob, SyncJobStatus
 from integration_hub.domain.sync_run import (
@@ -27,7 +28,6 @@ from integration_hub.domain.values import (
     checked_count,
     checked_duration,
     checked_id,
-    checked_json,
     checked_lease,
     checked_name,
     checked_slug,

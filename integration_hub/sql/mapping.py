@@ -15,11 +15,11 @@ from sqlalchemy import ColumnClause, Table, bindparam, column
 from integration_hub.domain import integration, sync_job, sync_run, webhook, webhook_message
 from integration_hub.domain.aggregate import Aggregate
 from integration_hub.domain.frozen import draft, frozen
+from integration_hub.domain.frozen_json import stored_json
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.schedule import Schedule
 from integration_hub.domain.sync_job import SyncJob
 from integration_hub.domain.sync_run import SyncRun
-from integration_hub.domain.values import stored_json
 from integration_hub.domain.webhook import Webhook
 from integration_hub.domain.webhook_message import (
     WebhookAttempt,

@@ -24,7 +24,7 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.sql.elements import ClauseElement
 from sqlalchemy.types import TypeEngine
 
-from integration_hub.domain.values import stored_json
+from integration_hub.domain.frozen_json import stored_json
 
 DIALECT: Dialect = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 

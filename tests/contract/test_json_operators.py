@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import URL
 
 from integration_hub import DatabaseConnectionManager
-from integration_hub.domain.values import json_contains
+from integration_hub.domain.frozen_json import json_contains
 from integration_hub.testing.contracts.json import CONTAINMENT
 
 ON_SQLITE = "SELECT integration_hub_json_contains(:document, :fragment) AS answer"

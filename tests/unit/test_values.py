@@ -16,13 +16,8 @@ from integration_hub import (
     ValidationError,
     Webhook,
 )
-from integration_hub.domain.values import (
-    MAX_JSON_BYTES,
-    FrozenDict,
-    checked_duration,
-    new_id,
-    patterns_for,
-)
+from integration_hub.domain.frozen_json import MAX_JSON_BYTES, FrozenDict
+from integration_hub.domain.values import checked_duration, new_id, patterns_for
 
 PARENT = UUID("01900000-0000-7000-8000-000000000001")
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
