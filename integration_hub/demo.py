@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from rich.console import Console
@@ -44,7 +44,7 @@ class Demo:
         return f"schema upgraded to {found.current}"
 
     def store(self) -> str:
-        now = datetime.now(UTC)
+        now = self.hub.clock.now()
         with self.hub.unit_of_work(tenant=TENANT, actor="demo") as uow:
             for old in uow.integrations.find():
                 uow.integrations.remove(old.id)  # of an earlier demo on the same database
@@ -115,7 +115,7 @@ class Demo:
             crm = uow.integrations.get_by_name("Acme CRM")
             job = uow.sync_jobs.get_by_name("first import", crm.id)
             waiting = (job.status, job.attempt, job.checkpoint)
-            uow.sync_jobs.save(job.run_now(datetime.now(UTC)))  # rather than wait for its time
+            uow.sync_jobs.save(job.run_now(self.hub.clock.now()))  # rather than wait for its time
             uow.commit()
         expect("runs, and the job after a failure", (first, *waiting), (1, "pending", 1, "page 2"))
         expect("runs after that", runner.run_once(), 1)
@@ -142,7 +142,7 @@ class Demo:
                 uow.webhooks.save(hook)
                 (secret,) = uow.secrets.of(billing.id)
                 audit = uow.webhooks.get_by_name("audit", crm.id)
-                uow.webhooks.save(audit.pause(datetime.now(UTC)))
+                uow.webhooks.save(audit.pause(self.hub.clock.now()))
                 message = uow.messages.publish("invoice.paid", {"id": 7, "total": "99.50"})
                 uow.commit()
             sender = WebhookDispatcher(

@@ -82,6 +82,8 @@ class Store(Protocol):
 
     @property
     def schema(self) -> Schema: ...
+    @property
+    def clock(self) -> Clock: ...
 
     def open(
         self,
@@ -102,6 +104,7 @@ class _Dicts:
 
     def __init__(self) -> None:
         self.schema: Schema = NoSchema()
+        self.clock: Clock = SystemClock()
         self._store = MemoryStore()
 
     def open(
@@ -135,6 +138,7 @@ class _Tables:
     def __init__(self, manager: DatabaseConnectionManager, *, check_schema: bool) -> None:
         self.manager = manager
         self.schema: Schema = DatabaseSchemaManager(manager)
+        self.clock = manager.clock
         self._kind = PostgresUnitOfWork if manager.is_postgres else SqliteUnitOfWork
         self._lock = threading.Lock()
         self._has_checked = not check_schema
@@ -183,7 +187,7 @@ class UnitOfWorkFactory:
 
     def __init__(self, store: Store, *, clock: Clock | None = None) -> None:
         self._store = store
-        self._clock = clock or SystemClock()
+        self.clock = clock or store.clock
 
     @classmethod
     def for_url(
@@ -201,7 +205,7 @@ class UnitOfWorkFactory:
         atomic: bool = True,
     ) -> UnitOfWork:
         return self._store.open(
-            tenant=tenant, actor=actor, clock=self._clock, session=session, atomic=atomic
+            tenant=tenant, actor=actor, clock=self.clock, session=session, atomic=atomic
         )
 
     @property
@@ -277,6 +281,13 @@ class Hub:
     def schema(self) -> Schema:
         """Upgrade, downgrade, current, check; for the dict store these say that there is none."""
         return self._store.schema
+
+    @property
+    def clock(self) -> Clock:
+        """What time it is for the hub: on Postgres the time of its server, which all workers share,
+        whatever their machines' clocks say; elsewhere this machine's.
+        """
+        return self._factory.clock
 
     def unit_of_work(
         self,

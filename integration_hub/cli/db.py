@@ -63,6 +63,9 @@ def health(url: Url = None) -> None:
         pool = found.pool
         table.add_row("pool", f"{pool.size} kept, {pool.in_use} in use, {pool.overflow} beyond")
         table.add_row("schema", f"{found.schema.current} (the code needs {found.schema.head})")
+        if found.clock_skew is not None:
+            ahead = found.clock_skew.total_seconds()
+            table.add_row("clock", f"{ahead:+.3f} s to the database's, which is gone by")
         if found.error:
             table.add_row("error", found.error)
         console.print(table)

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 from uuid import UUID
@@ -117,10 +116,9 @@ def run(
 @sync.command()
 def status(tenant: TenantName = None, url: Url = None) -> None:
     """How many jobs there are in each state, which run, and which have failed."""
-    now = datetime.now(UTC)
     with opened(url) as hub, hub.unit_of_work(tenant=chosen(tenant)) as uow:
         counts = [(each, uow.sync_jobs.count(SyncJobFilter(status=each))) for each in STATUSES]
-        overdue = uow.sync_jobs.count(SyncJobFilter(due_by=now))
+        overdue = uow.sync_jobs.count(SyncJobFilter(due_by=hub.clock.now()))
         show("jobs", ("state", "jobs"), [*counts, ("due now", overdue)])
         running = uow.sync_jobs.find(SyncJobFilter(running=True), limit=_SHOWN)
         runs = [replace(r, job=job) for job in running for r in uow.sync_runs.history(job.id, 1)]
@@ -151,8 +149,9 @@ def history(
     url: Url = None,
 ) -> None:
     """The runs of a job, and what came of each."""
-    start = None if since is None else datetime.now(UTC) - duration("--since", since)
+    age = None if since is None else duration("--since", since)
     with opened(url) as hub, hub.unit_of_work(tenant=chosen(tenant)) as uow:
+        start = None if age is None else hub.clock.now() - age
         found = _job(uow, job)
         runs = uow.sync_runs.history(found.id, limit, status=status or None, since=start)
     following = "none" if found.next_run_at is None else f"{found.next_run_at:%Y-%m-%d %H:%M:%S}"
@@ -168,8 +167,9 @@ def prune(
     url: Url = None,
 ) -> None:
     """Forget ended runs, in batches that hold nobody up."""
-    before = datetime.now(UTC) - duration("--older-than", older_than)
+    age = duration("--older-than", older_than)
     with opened(url) as hub:
+        before = hub.clock.now() - age
         total = in_batches(
             hub, chosen(tenant), lambda uow: uow.sync_runs.prune(before, limit=PRUNED_AT_ONCE)
         )

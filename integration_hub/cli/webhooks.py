@@ -6,7 +6,6 @@ May import everything.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -153,7 +152,7 @@ def replay(
     if (delivery is None) == (failed_of is None):
         problem = "must be given, or else --failed-of with a webhook"
         raise ValidationError("delivery", delivery, problem)
-    start = None if since is None else datetime.now(UTC) - duration("--since", since)
+    age = None if since is None else duration("--since", since)
 
     def again(uow: UnitOfWork) -> int:
         if delivery is not None:
@@ -162,6 +161,7 @@ def replay(
         return uow.messages.replay_failed(identity("--failed-of", failed_of or ""), since=start)
 
     with opened(url) as hub:
+        start = None if age is None else hub.clock.now() - age
         count = hub.run(again, tenant=chosen(tenant)).unwrap()
     console.print(f"{count} to be sent again", highlight=False)
 
@@ -173,9 +173,10 @@ def prune(
     url: Url = None,
 ) -> None:
     """Forget messages that are over, and what was received, in batches that hold nobody up."""
-    before = datetime.now(UTC) - duration("--older-than", older_than)
+    age = duration("--older-than", older_than)
     of = chosen(tenant)
     with opened(url) as hub:
+        before = hub.clock.now() - age
         gone = in_batches(hub, of, lambda uow: uow.messages.prune(before, limit=PRUNED_AT_ONCE))
         read = in_batches(hub, of, lambda uow: uow.inbox.prune(before, limit=PRUNED_AT_ONCE))
     console.print(f"{gone} messages and {read} of the inbox forgotten", highlight=False)

@@ -1,6 +1,6 @@
 """The database connection manager: an engine with its pool, limits, transactions and mapping.
 
-May import: `domain`, `faults`, `health`, SQLAlchemy.
+May import: `domain`, `ports`, `clock`, `faults`, `health`, SQLAlchemy.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
+from integration_hub.database.clock import DatabaseClock
 from integration_hub.database.faults import faults_named
 from integration_hub.database.health import Health, PoolFigures
 from integration_hub.database.json_operators import register_functions
 from integration_hub.domain.errors import HubError, ValidationError
 from integration_hub.domain.values import checked_count, checked_duration
+from integration_hub.ports.clock import Clock, SystemClock
 
 T = TypeVar("T")
 
@@ -124,6 +126,8 @@ class DatabaseConnectionManager:
         self.engine: Engine = plain.execution_options(**self._begins())
         #: For units of work: a transaction begins with the first write, by `begin_lazily`.
         self.lazy_engine: Engine = plain.execution_options(**{LAZY: True})
+        #: What time it is for all that work on this database. A file is used on one machine alone.
+        self.clock: Clock = DatabaseClock(self.reading) if self.is_postgres else SystemClock()
 
     def __repr__(self) -> str:
         return f"DatabaseConnectionManager({self.url.render_as_string(hide_password=True)!r})"
@@ -203,12 +207,24 @@ class DatabaseConnectionManager:
         try:
             with self.reading() as connection:
                 found = connection.execute(text(version)).scalar_one()
+            latency = timedelta(seconds=time.perf_counter() - start)
+            skew = self._clock_skew()
         except HubError as error:
             latency = timedelta(seconds=time.perf_counter() - start)
             return Health(ok=False, latency=latency, pool=self.pool_figures(), error=error.message)
-        latency = timedelta(seconds=time.perf_counter() - start)
-        shown = f"{name} {found}"
-        return Health(ok=True, latency=latency, database_version=shown, pool=self.pool_figures())
+        return Health(
+            ok=True,
+            latency=latency,
+            database_version=f"{name} {found}",
+            pool=self.pool_figures(),
+            clock_skew=skew,
+        )
+
+    def _clock_skew(self) -> timedelta | None:
+        if not isinstance(self.clock, DatabaseClock):
+            return None
+        self.clock.keep()
+        return self.clock.skew
 
     def pool_figures(self) -> PoolFigures:
         pool = self.engine.pool

@@ -32,11 +32,16 @@ class SchemaRevision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """Whether the store can be used now; `error` says why not, without secrets."""
+    """Whether the store can be used now; `error` says why not, without secrets.
+
+    `clock_skew` is how far this machine's clock is ahead of the database's (negative: behind),
+    where there are two; the hub goes by the database's.
+    """
 
     ok: bool
     latency: timedelta
     database_version: str | None = None
     pool: PoolFigures = PoolFigures()
     schema: SchemaRevision = SchemaRevision()
+    clock_skew: timedelta | None = None
     error: str | None = None

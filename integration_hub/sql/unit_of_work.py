@@ -18,11 +18,12 @@ from sqlalchemy import Connection, CursorResult, Executable
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from integration_hub.database.clock import DatabaseClock
 from integration_hub.database.engine import DatabaseConnectionManager, begin_lazily
 from integration_hub.database.faults import driver_fault, fault, violated_constraint
 from integration_hub.database.json_operators import register_functions
 from integration_hub.domain.errors import HubError, StorageError
-from integration_hub.ports.clock import Clock, SystemClock
+from integration_hub.ports.clock import Clock
 from integration_hub.ports.unit_of_work import Tenant, UnitOfWorkLifecycle
 from integration_hub.sql.aggregates import (
     PostgresIntegrationRepository,
@@ -88,7 +89,7 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         session: Session | Connection | None = None,
         atomic: bool = True,
     ) -> None:
-        super().__init__(tenant=tenant, actor=actor, clock=clock or SystemClock())
+        super().__init__(tenant=tenant, actor=actor, clock=clock or manager.clock)
         self._is_atomic = atomic
         self._manager = manager
         self._joined = session
@@ -339,6 +340,11 @@ class PostgresUnitOfWork(SqlUnitOfWork):
     MESSAGES = PostgresMessageRepository
     SECRETS = PostgresSecretRepository
     INBOX = PostgresInboxRepository
+
+    def __enter__(self) -> Self:
+        if isinstance(self.clock, DatabaseClock) and self._joined is None:
+            self.clock.keep()  # before this holds a connection, since it takes one
+        return super().__enter__()
 
     def _tell(self, connection: Connection | None) -> None:
         if connection is not None:
