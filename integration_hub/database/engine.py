@@ -5,6 +5,7 @@ May import: `domain`, `ports`, `clock`, `faults`, `health`, SQLAlchemy.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar, overload
 
@@ -100,6 +102,7 @@ class DatabaseConnectionManager:
     On SQLite the lock limit is the busy timeout. `prepared_statements` must be off behind PgBouncer
     in transaction mode before its version 1.21. ``sqlite://`` is a file of its own that goes with
     `close()`: SQLite's real in-memory databases can't be shared by connections that lock properly.
+    A process that is forked opens connections of its own; those of its parent it leaves alone.
     """
 
     def __init__(
@@ -124,6 +127,9 @@ class DatabaseConnectionManager:
         self._remove_file = self._use_private_file()
         plain = self._make_engine()
         self.engine: Engine = plain.execution_options(**self._begins())
+        self._parents: list[object] = []
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=partial(_forked, weakref.ref(self)))
         #: For units of work: a transaction begins with the first write, by `begin_lazily`.
         self.lazy_engine: Engine = plain.execution_options(**{LAZY: True})
         #: What time it is for all that work on this database. A file is used on one machine alone.
@@ -238,6 +244,13 @@ class DatabaseConnectionManager:
             self.engine.dispose()
             self._remove_file()
 
+    def leave_to_parent(self) -> None:
+        """Forget the connections without closing them, which would tell the server to end them:
+        they are the parent's. Processes that use one connection get each other's answers.
+        """
+        self._parents.append(self.engine.pool)
+        self.engine.dispose(close=False)
+
     # --- making it ----------------------------------------------------------------------------
 
     def _use_private_file(self) -> weakref.finalize[..., Any]:
@@ -245,7 +258,7 @@ class DatabaseConnectionManager:
             return weakref.finalize(self, _nothing)
         folder = tempfile.mkdtemp(prefix="integration-hub-")
         self.url = self.url.set(database=str(Path(folder) / "hub.db"))
-        return weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return weakref.finalize(self, _remove, folder, os.getpid())
 
     def _make_engine(self) -> Engine:
         engine = create_engine(
@@ -339,6 +352,18 @@ def mapped(rows: list[dict[str, Any]], into: type[T]) -> list[T]:
 
 def _nothing() -> None:
     """There is no file to remove."""
+
+
+def _remove(folder: str, owner: int) -> None:
+    """Remove a private file, unless this is a child of the process that has it."""
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _forked(reference: weakref.ref[DatabaseConnectionManager]) -> None:
+    manager = reference()
+    if manager is not None:
+        manager.leave_to_parent()
 
 
 def _keep_to_utc(engine: Engine) -> None:

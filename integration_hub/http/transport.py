@@ -5,6 +5,7 @@ May import: `domain`, `messages`, `options`, `sockets`, urllib3, requests (which
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import threading
@@ -86,7 +87,11 @@ class Guard(Protocol):
 
 
 class UrllibTransport:
-    """Connections of urllib3, kept in one pool per host; safe to share between threads."""
+    """Connections of urllib3, kept in one pool per host; safe to share between threads.
+
+    A process that is forked has pools of its own: on a connection that two use, one may read what
+    the other was answered.
+    """
 
     def __init__(
         self,
@@ -100,6 +105,10 @@ class UrllibTransport:
         self._guard = guard
         self._proxies = proxies or Proxies()
         self._context = _tls_context(tls or Tls())
+        self._begin()
+
+    def _begin(self) -> None:
+        self._owner = os.getpid()
         self._pools: dict[Origin, HTTPConnectionPool] = {}
         self._managers: dict[str | None, urllib3.PoolManager] = {}
         self._lock = threading.Lock()
@@ -118,6 +127,8 @@ class UrllibTransport:
 
     def send(self, request: HttpRequest, deadline: Deadline) -> Reply:
         url = parse_url(request.url)
+        if os.getpid() != self._owner:
+            self._begin()
         pool = self._pools.get(origin(url)) or self._open(url)
         body = request.body
         is_stream = body is not None and not isinstance(body, bytes)
