@@ -21,11 +21,12 @@ from typing import Any, Final, TypeVar, overload
 import psycopg
 import pydantic
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url, text
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
 from integration_hub.database.clock import DatabaseClock
-from integration_hub.database.faults import faults_named
+from integration_hub.database.faults import faults_named, is_of_no_use
 from integration_hub.database.health import Health, PoolFigures
 from integration_hub.database.json_operators import register_functions
 from integration_hub.domain.errors import HubError, ValidationError
@@ -39,6 +40,15 @@ _PING_AFTER = 1.0  # seconds of rest after which a pooled connection is tried be
 #: costs the same wherever it lies. By the default of 4, made for disks that turn, small tables are
 #: read whole for each row that is wanted. Source: PostgreSQL manual, 19.7.2.
 RANDOM_PAGE_COST = 1.1
+#: After so long a server that says nothing is taken for gone; by default Linux waits for a quarter
+#: of an hour where it has sent something, and for two hours where it waits for an answer. All but
+#: the first are in seconds. Source: PostgreSQL manual, 32.1.2; tcp(7).
+_SILENCE = {
+    "tcp_user_timeout": 30_000,  # ms
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+}
 LAZY: Final = "integration_hub_lazy"
 
 
@@ -98,7 +108,9 @@ class DatabaseConnectionManager:
 
     `connect_timeout`, `statement_timeout` and `lock_timeout` are durations (seconds or
     `timedelta`); the last two are set on the server, so that they hold whatever the client does.
-    Sessions also say ``random_page_cost = 1.1``; `options` in the URL come after, and win.
+    Sessions also say ``random_page_cost = 1.1``; `options` in the URL come after, and win. A server
+    that can't be heard any more is given up after a minute (libpq's ``tcp_user_timeout`` and
+    ``keepalives_…``, which the URL may have too), and one that takes no writes at once.
     On SQLite the lock limit is the busy timeout. `prepared_statements` must be off behind PgBouncer
     in transaction mode before its version 1.21. ``sqlite://`` is a file of its own that goes with
     `close()`: SQLite's real in-memory databases can't be shared by connections that lock properly.
@@ -274,6 +286,7 @@ class DatabaseConnectionManager:
         )
         if self.is_postgres:
             _keep_to_utc(engine)
+            _leave_standbys(engine)
         else:
             self._teach_sqlite(engine)
         if self.pool.pre_ping:
@@ -297,6 +310,7 @@ class DatabaseConnectionManager:
             arguments["connect_timeout"] = max(1, round(self._connect_timeout.total_seconds()))
         if "application_name" not in self.url.query:
             arguments["application_name"] = self._application_name
+        arguments |= {n: each for n, each in _SILENCE.items() if n not in self.url.query}
         if not self._prepares:
             arguments["prepare_threshold"] = None
         return arguments
@@ -376,6 +390,15 @@ def _keep_to_utc(engine: Engine) -> None:
         if connection.info.parameter_status("TimeZone") != "UTC":
             connection.execute("SET TIME ZONE 'UTC'")
             connection.commit()
+
+
+def _leave_standbys(engine: Engine) -> None:
+    """Give up the pool's connections to a server that takes no writes any more."""
+
+    @event.listens_for(engine, "handle_error")
+    def check(context: ExceptionContext) -> None:
+        if is_of_no_use(context.original_exception):
+            context.is_disconnect = True
 
 
 def _ping_after_rest(engine: Engine) -> None:

@@ -30,6 +30,7 @@ _SCHEMA = {"42P01", "42703", "3F000"}  # undefined_table, undefined_column, inva
 _UNAVAILABLE = {"57P01", "57P02", "57P03", "53300", "25P03"}  # shut down, starting, too many, idle
 _CONNECTION = "08"  # the class of connection exceptions
 _ABORTED = "25P02"  # in_failed_sql_transaction
+_READ_ONLY = "25006"  # read_only_sql_transaction
 
 
 def fault(error: SQLAlchemyError) -> HubError:
@@ -63,6 +64,9 @@ def _postgres_fault(state: str | None, error: BaseException, is_lost: bool) -> H
     if state == _ABORTED:
         message = "an earlier statement of this unit of work failed; roll back and start again"
         return StorageError(message, sqlstate=state)
+    if state == _READ_ONLY:
+        message = "the database takes no writes: it is a standby, or its sessions are read-only"
+        return DatabaseUnavailable(message, sqlstate=state)
     if state is None:
         is_lost = is_lost or kind in ("OperationalError", "ConnectionTimeout")
     elif state.startswith(_CONNECTION) or state in _UNAVAILABLE:
@@ -71,6 +75,13 @@ def _postgres_fault(state: str | None, error: BaseException, is_lost: bool) -> H
         message = f"the database can't be reached: {_first_line(error)}"
         return DatabaseUnavailable(message, sqlstate=state)
     return StorageError(f"the database refused ({kind})", sqlstate=state)
+
+
+def is_of_no_use(error: BaseException | None) -> bool:
+    """Whether the connection that gave this answer should be given up for another: after a failover
+    it may still lead to the former primary, which is a standby now.
+    """
+    return getattr(error, "sqlstate", None) == _READ_ONLY
 
 
 def _sqlite_fault(name: str, text: str) -> HubError:

@@ -6,7 +6,7 @@ written to takes no lock, where `threading.Event.set` may wait for the very thre
 
 from __future__ import annotations
 
-import select
+import selectors
 import signal
 import socket
 import threading
@@ -36,7 +36,10 @@ class Waiter:
         return bool(self._heard([self._ear], seconds))
 
     def _heard(self, sources: list[Any], seconds: float) -> list[Any]:
-        heard, _, _ = select.select(sources, [], [], max(0.0, seconds))
+        with selectors.DefaultSelector() as selector:  # select() itself ends at 1,024 open files
+            for source in sources:
+                selector.register(source, selectors.EVENT_READ)
+            heard = [key.fileobj for key, _ in selector.select(max(0.0, seconds))]
         if self._ear in heard:
             with suppress(BlockingIOError):
                 self._ear.recv(4096)

@@ -20,7 +20,12 @@ from sqlalchemy.orm import Session
 
 from integration_hub.database.clock import DatabaseClock
 from integration_hub.database.engine import DatabaseConnectionManager, begin_lazily
-from integration_hub.database.faults import driver_fault, fault, violated_constraint
+from integration_hub.database.faults import (
+    driver_fault,
+    fault,
+    is_of_no_use,
+    violated_constraint,
+)
 from integration_hub.database.json_operators import register_functions
 from integration_hub.domain.errors import HubError, StorageError
 from integration_hub.ports.clock import Clock
@@ -164,7 +169,11 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         """What a fault means that came past SQLAlchemy, which must know of a lost connection."""
         connection = self._connection
         is_lost = self._cursor is not None and bool(self._cursor.connection.closed)
-        if is_lost and connection is not None and not connection.invalidated:
+        if (
+            (is_lost or is_of_no_use(error))
+            and connection is not None
+            and not connection.invalidated
+        ):
             connection.invalidate(error)
         return driver_fault(error, is_lost=is_lost)
 

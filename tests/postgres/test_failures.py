@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
 from sqlalchemy import URL, event
 
@@ -337,3 +339,57 @@ def test_a_restart_of_the_server_is_survived() -> None:
         if isinstance(outcome, Err):  # the pool may have lent out a connection still warm
             assert isinstance(outcome.error, DatabaseUnavailable)
         assert hub.run(lambda uow: uow.integrations.count()) == Ok(0)
+
+
+def test_a_server_that_takes_no_writes_is_given_up_for_one_that_does(
+    hub_postgres_url: URL,
+) -> None:
+    """As after a failover, when a connection still leads to what was the primary."""
+    with Hub.from_url(hub_postgres_url) as hub:
+        with read_only(hub_postgres_url), hub.unit_of_work() as uow:
+            assert uow.integrations.count() == 0  # it can be read
+            with pytest.raises(DatabaseUnavailable) as refused:
+                uow.integrations.add(IntegrationFactory.build())
+            assert refused.value.sqlstate == "25006"
+            assert refused.value.is_retryable
+        with hub.unit_of_work() as uow:
+            uow.integrations.add(IntegrationFactory.build())
+            uow.commit()
+
+
+def test_so_it_is_for_what_goes_by_sqlalchemy(hub_postgres_url: URL) -> None:
+    manager = DatabaseConnectionManager(hub_postgres_url)
+    with read_only(hub_postgres_url), pytest.raises(DatabaseUnavailable):
+        manager.query("CREATE TABLE here (n int)")
+    manager.query("CREATE TABLE here (n int)")
+    manager.close()
+
+
+@contextmanager
+def read_only(url: URL) -> Iterator[None]:
+    """Who connects meanwhile can't write, for as long as that session lasts."""
+    setting = f'ALTER DATABASE "{url.database}" SET default_transaction_read_only'
+    manager = DatabaseConnectionManager(url)
+    try:
+        manager.query(f"{setting} = on")
+        yield
+    finally:
+        manager.query(f"{setting} = off")
+        manager.close()
+
+
+def test_a_network_that_goes_silent_is_noticed_within_a_minute(hub_postgres_url: URL) -> None:
+    chosen = hub_postgres_url.update_query_dict({"keepalives_idle": "77"})
+    manager = DatabaseConnectionManager(chosen)
+    with manager.reading() as connection:
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, psycopg.Connection)
+        found = driver.info.get_parameters()
+    manager.close()
+    expected = {
+        "tcp_user_timeout": "30000",
+        "keepalives_idle": "77",
+        "keepalives_interval": "10",
+        "keepalives_count": "3",
+    }
+    assert expected.items() <= found.items()

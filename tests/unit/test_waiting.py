@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -32,6 +34,20 @@ def test_waking_never_blocks_and_comes_too_late_without_harm() -> None:
     assert waiter.wait(0)
     waiter.close()
     waiter.wake()
+
+
+def test_a_waiter_works_where_a_process_has_many_files_open() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4_096, hard), hard))
+    with ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        while (opened := os.dup(0)) <= 1_100:
+            stack.callback(os.close, opened)
+        stack.callback(os.close, opened)
+        waiter = stack.enter_context(Waiter())
+        assert not waiter.wait(0)
+        waiter.wake()
+        assert waiter.wait(60)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
