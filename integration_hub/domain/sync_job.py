@@ -5,7 +5,7 @@ May import: `aggregate`, `errors`, `frozen`, `frozen_json`, `schedule`, `values`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -13,7 +13,12 @@ from typing import Any, ClassVar, Self
 from uuid import UUID
 
 from integration_hub.domain.aggregate import Aggregate
-from integration_hub.domain.errors import NotFound, SyncJobNotFound, ValidationError
+from integration_hub.domain.errors import (
+    InvalidSchedule,
+    NotFound,
+    SyncJobNotFound,
+    ValidationError,
+)
 from integration_hub.domain.frozen import evolved, put
 from integration_hub.domain.frozen_json import checked_json
 from integration_hub.domain.schedule import Schedule, ScheduleKind
@@ -176,9 +181,8 @@ class SyncJob(Aggregate):
 
     def skipped(self, now: datetime) -> Self:
         """Of a job just started: waiting for its next time, as if the missed one had never been."""
-        following = self.schedule.next_after(now)
-        status = self._status_before(following)
-        return self._after_run(status, now, attempt=self.attempt - 1, next_run_at=following)
+        attempt = self.attempt - 1
+        return self._after_run(now, attempt=attempt, **self._planned(self.schedule.next_after, now))
 
     def started(self, now: datetime) -> Self:
         """Running, as one more attempt."""
@@ -190,17 +194,15 @@ class SyncJob(Aggregate):
     ) -> Self:
         """With its progress, waiting for its next time, or completed if there is none to come.
 
-        A job that was paused or cancelled meanwhile stays so, and keeps its progress.
+        A job that was paused or cancelled meanwhile stays so, and keeps its progress. One whose
+        next time can't be told has failed.
         """
-        following = self._following(now)
         return self._after_run(
-            self._status_before(following),
             now,
             started_at=started_at,
             attempt=0,
-            error_message=None,
-            next_run_at=following,
             scheduled_for=None,
+            **{"error_message": None, **self._planned(self._following, now)},
             records_processed=self.records_processed + records,
             **({} if checkpoint is None else {"checkpoint": checkpoint}),
         )
@@ -211,8 +213,8 @@ class SyncJob(Aggregate):
         """Waiting for another attempt, or failed if that was the last one."""
         is_last = self.attempt >= self.max_attempts
         return self._after_run(
-            _S.FAILED if is_last else _S.PENDING,
             now,
+            status=_S.FAILED if is_last else _S.PENDING,
             started_at=started_at,
             error_message=error,
             next_run_at=None if is_last else now + wait,
@@ -225,13 +227,13 @@ class SyncJob(Aggregate):
 
     def released(self, now: datetime) -> Self:
         """As it was before it was claimed."""
-        return self._after_run(_S.PENDING, now, attempt=max(0, self.attempt - 1))
+        return self._after_run(now, status=_S.PENDING, attempt=max(0, self.attempt - 1))
 
     def _after_run(
         self,
-        status: SyncJobStatus,
         now: datetime,
         *,
+        status: SyncJobStatus,
         started_at: datetime | None = None,
         **changes: Any,
     ) -> Self:
@@ -244,9 +246,20 @@ class SyncJob(Aggregate):
             changes["last_run_at"] = started_at
         return evolved(self, version=self.version + 1, updated_at=now, **changes)
 
-    def _status_before(self, following: datetime | None) -> SyncJobStatus:
+    def _planned(
+        self, next_after: Callable[[datetime], datetime | None], now: datetime
+    ) -> dict[str, Any]:
+        """What comes next. A worker may not know the time zone that a job was given elsewhere; then
+        no one should wait for it in vain.
+        """
+        try:
+            following = next_after(now)
+        except InvalidSchedule as error:
+            problem = f"its next time can't be told: {error.message}"
+            return {"status": _S.FAILED, "error_message": problem, "next_run_at": None}
         is_over = following is None and self.schedule.kind is not ScheduleKind.MANUAL
-        return _S.COMPLETED if is_over else _S.PENDING
+        status = _S.COMPLETED if is_over else _S.PENDING
+        return {"status": status, "next_run_at": following}
 
     def _following(self, now: datetime) -> datetime | None:
         """The next time after a success: after now, or for `all` after the time that it was for."""

@@ -23,7 +23,7 @@ from integration_hub.domain.errors import (
     ValidationError,
 )
 from integration_hub.domain.integration import Integration
-from integration_hub.domain.schedule import Schedule
+from integration_hub.domain.schedule import Schedule, ScheduleKind
 from integration_hub.domain.sync_job import SyncJob
 from integration_hub.domain.sync_run import SyncOutcome, SyncRun, SyncRunStatus
 from integration_hub.domain.values import new_id
@@ -577,6 +577,28 @@ class SyncRunContract:
         (run,) = self.claim(hub)
         self.succeed(hub, run)
         assert self.job(hub, job).next_run_at == now + timedelta(seconds=1)
+
+    @pytest.mark.parametrize("catch_up", ["latest", "all", "skip"])
+    def test_a_job_whose_next_time_can_t_be_told_has_failed_and_says_why(
+        self, hub: Hub, parent: Integration, hub_clock: ManualClock, catch_up: str
+    ) -> None:
+        """As where a worker doesn't know a time zone that the job was given elsewhere."""
+        elsewhere = Schedule(kind=ScheduleKind.CRON, expression="0 5 * * *", tz="Mars/Olympus")
+        config = {"sync": {"catch_up": catch_up}}
+        job = self.add_job(hub, parent, schedule=elsewhere, config=config)
+        other = self.add_job(hub, parent)
+        hub_clock.advance(120)
+        runs = self.claim(hub)
+        assert (job.id in {run.sync_job_id for run in runs}) == (catch_up != "skip")
+        outcomes = [(run, SyncOutcome(records=3, checkpoint="end")) for run in runs]
+        ended = self.does(hub, lambda uow: uow.sync_runs.succeed_many(outcomes))
+        assert {run.status for run in ended} == {"succeeded"}
+        after = self.job(hub, job)
+        assert (after.status, after.next_run_at) == ("failed", None)
+        assert after.error_message is not None
+        assert "Mars/Olympus" in after.error_message
+        assert after.checkpoint == (None if catch_up == "skip" else "end")
+        assert self.job(hub, other).status == "pending"
 
     # --- control ------------------------------------------------------------------------------
 
