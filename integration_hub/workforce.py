@@ -40,6 +40,11 @@ class OpensUnitsOfWork(Protocol):
     ) -> UnitOfWork: ...
 
 
+def told(error: Exception) -> str:
+    """What a log may say of a fault: the package's words, or else its kind alone."""
+    return error.message if isinstance(error, HubError) else type(error).__name__
+
+
 def repeated(
     hub: OpensUnitsOfWork,
     act: Callable[[UnitOfWork], T],
@@ -69,11 +74,11 @@ class Together(Generic[T]):
 
     `store` keeps all that it is given or nothing. Where the database can't take it now, it is kept
     for whoever stores next, and the error is raised. Where one thing can't be stored at all, the
-    others are, each by itself, and `give_up` is told of that one.
+    others are, each by itself, and `give_up` is told of that one, whatever the reason.
     """
 
     def __init__(
-        self, store: Callable[[list[T]], None], give_up: Callable[[T, HubError], None]
+        self, store: Callable[[list[T]], None], give_up: Callable[[T, Exception], None]
     ) -> None:
         self._store = store
         self._give_up = give_up
@@ -98,7 +103,7 @@ class Together(Generic[T]):
         except PASSING:
             self._items.extendleft(reversed(items))
             raise
-        except HubError as error:
+        except Exception as error:  # noqa: BLE001 - `give_up` is told, and the others are stored
             if len(items) == 1:
                 self._give_up(items[0], error)
             else:

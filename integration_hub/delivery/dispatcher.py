@@ -25,7 +25,6 @@ from integration_hub.domain.errors import (
     BlockedAddress,
     DeliveryNotFound,
     HttpError,
-    HubError,
     LeaseLost,
     ResponseTooLarge,
     StatusError,
@@ -52,7 +51,7 @@ from integration_hub.http.transport import UrllibTransport
 from integration_hub.ports.messages import DELIVERY_LEASE, PER_HOST
 from integration_hub.ports.unit_of_work import EVERY_TENANT, Tenant, UnitOfWork
 from integration_hub.ports.waiting import DELIVERY_WORK, Waiter, stopped_by_signals
-from integration_hub.workforce import OpensUnitsOfWork, Together, Workforce, repeated
+from integration_hub.workforce import OpensUnitsOfWork, Together, Workforce, repeated, told
 
 _LOG = logging.getLogger("integration_hub.delivery")
 _READ = 64 * 1024  # bytes of an answer that are read; what is longer costs it its connection
@@ -209,9 +208,11 @@ class WebhookDispatcher:
             if (delivery.id, delivery.attempt_count) not in ours:
                 _LOG.warning("%s", LeaseLost(delivery.id, delivery.KIND).message)
 
-    def _cannot_record(self, made: tuple[WebhookDelivery, AttemptOutcome], error: HubError) -> None:
+    def _cannot_record(
+        self, made: tuple[WebhookDelivery, AttemptOutcome], error: Exception
+    ) -> None:
         # Its lease will run out, and the attempt be logged as lost.
-        _LOG.error("delivery %s: %s", made[0].id, error.message)
+        _LOG.error("delivery %s: %s", made[0].id, told(error))
 
     def _does(self, act: Callable[[UnitOfWork], object]) -> None:
         repeated(self._hub, act, tenant=self._tenant, actor=self.worker)

@@ -16,9 +16,12 @@ from datetime import timedelta
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from integration_hub.domain.errors import (
+    DatabaseUnavailable,
     HubError,
     LeaseLost,
+    PoolExhausted,
     StorageError,
+    SyncRunNotFound,
     ValidationError,
 )
 from integration_hub.domain.integration import Integration
@@ -29,12 +32,14 @@ from integration_hub.http.client import HttpClient
 from integration_hub.ports.sync_runs import CLAIM_LEASE, checked_claim, checked_types
 from integration_hub.ports.unit_of_work import EVERY_TENANT, Tenant, UnitOfWork
 from integration_hub.ports.waiting import SYNC_WORK, Waiter, stopped_by_signals
-from integration_hub.workforce import OpensUnitsOfWork, Together, Workforce, repeated
+from integration_hub.workforce import OpensUnitsOfWork, Together, Workforce, repeated, told
 
 T = TypeVar("T")
 _LOG = logging.getLogger("integration_hub.sync")
 _BEATS = 3  # heartbeats per lease, so that one that goes astray loses nothing
 _REAPS_AFTER = 1.0  # seconds; a lease lasts at least as long
+_BEATS_AGAIN = 1.0  # seconds at the most, after heartbeats that could not be told
+_AWAY = (DatabaseUnavailable, PoolExhausted)  # faults that all heartbeats would meet
 
 
 class OffersWork(OpensUnitsOfWork, Protocol):
@@ -56,6 +61,8 @@ class SyncContext:
         self._runner = runner
         self._stop = threading.Event()
         self._started = time.monotonic()
+        self._lease = runner.lease.total_seconds()
+        self.heard_at = self._started  # when the worker last spoke up, and the database heard it
         self.why: str | None = None
         self.is_over = False
         self.lock = threading.RLock()  # between the handler's thread and that of the heartbeats
@@ -72,10 +79,15 @@ class SyncContext:
 
     @property
     def cancelled(self) -> bool:
-        """Whether to stop: the job was cancelled, its time is over, or the worker ends."""
+        """Whether to stop: the job was cancelled, its time is over, the worker ends, or the lease
+        has run out while the database can't be reached, so that somebody else may have the job.
+        """
         limit = self.job.time_limit
-        if limit is not None and time.monotonic() - self._started > limit.total_seconds():
+        now = time.monotonic()
+        if limit is not None and now - self._started > limit.total_seconds():
             self.stop("time")
+        if now - self.heard_at > self._lease:
+            self.stop("lost")
         return self._stop.is_set()
 
     def wait(self, seconds: float) -> bool:
@@ -143,7 +155,7 @@ class SyncRunner:
         self._types = checked_types(list(handlers)) if leave_others else None
         self._concurrency = checked_count("concurrency", concurrency, least=1, most=1_000)
         self._tenant = tenant
-        self._lease = checked_claim(self.worker, self._concurrency, lease)
+        self.lease = checked_claim(self.worker, self._concurrency, lease)
         self._grace = checked_duration("grace", grace).total_seconds()
         self._lock = threading.Lock()
         self._active: dict[Any, SyncContext] = {}
@@ -189,15 +201,17 @@ class SyncRunner:
         with context.lock:
             if context.is_over:
                 return context.run
+            spoken_at = time.monotonic()
             try:
                 run = self._does(
                     lambda uow: uow.sync_runs.heartbeat(
                         context.run, records=records, checkpoint=checkpoint
                     )
                 )
-            except LeaseLost:
+            except (LeaseLost, SyncRunNotFound):  # the latter went with its job
                 context.stop("lost")
                 raise
+            context.heard_at = spoken_at
             if not run.is_running:
                 context.stop("cancelled")
             context.run = run
@@ -209,12 +223,13 @@ class SyncRunner:
         def claim(uow: UnitOfWork) -> list[SyncRun]:
             if time.monotonic() >= self._reaps_at and not uow.sync_runs.reap():
                 self._reaps_at = time.monotonic() + _REAPS_AFTER
-            return uow.sync_jobs.claim(
-                self.worker, limit=room, lease=self._lease, types=self._types
-            )
+            return uow.sync_jobs.claim(self.worker, limit=room, lease=self.lease, types=self._types)
 
         self._endings.flush()
+        spoken_at = time.monotonic()
         contexts = [SyncContext(self, run) for run in self._does(claim)]
+        for context in contexts:
+            context.heard_at = spoken_at
         with self._lock:
             self._active.update((context.run.id, context) for context in contexts)
         return contexts
@@ -224,10 +239,10 @@ class SyncRunner:
         run = context.run
         try:
             outcome: SyncOutcome | None = None
-            failure: Exception | None = None
+            failure: BaseException | None = None
             try:
                 outcome = _checked(self._handler_of(context)(context))
-            except Exception as error:  # noqa: BLE001 - whatever it is, it goes into the history
+            except BaseException as error:  # noqa: BLE001 - even sys.exit() goes into the history
                 failure = error
             with context.lock:
                 context.is_over = True  # no heartbeat after this
@@ -252,7 +267,7 @@ class SyncRunner:
         return self._handlers[kind]
 
     def _ending_of(
-        self, context: SyncContext, outcome: SyncOutcome | None, failure: Exception | None
+        self, context: SyncContext, outcome: SyncOutcome | None, failure: BaseException | None
     ) -> _Ending | None:
         run = context.run
         if context.why == "cancelled":
@@ -280,11 +295,11 @@ class SyncRunner:
         is_one_call = len(others) + bool(done) == 1
         repeated(self.hub, tell, tenant=self._tenant, actor=self.worker, atomic=not is_one_call)
 
-    def _cannot_tell(self, ending: _Ending, error: HubError) -> None:
+    def _cannot_tell(self, ending: _Ending, error: Exception) -> None:
         if isinstance(error, LeaseLost):
             _LOG.warning("%s", error.message)
         else:  # the lease will run out, and the run be lost
-            _LOG.error("sync run %s: %s", ending.run.id, error.message)
+            _LOG.error("sync run %s: %s", ending.run.id, told(error))
 
     def _does(self, act: Callable[[UnitOfWork], T]) -> T:
         return repeated(self.hub, act, tenant=self._tenant, actor=self.worker, atomic=False)
@@ -299,14 +314,27 @@ class SyncRunner:
             return list(self._active.values())
 
     def _beating(self) -> _Heart:
-        return _Heart(self._beat_all, self._lease.total_seconds() / _BEATS)
+        return _Heart(self._beat_all, self.lease.total_seconds() / _BEATS)
 
-    def _beat_all(self) -> None:
-        for context in self._contexts():
-            try:
-                self.beat(context)
-            except HubError as error:
-                _LOG.warning("no heartbeat for sync run %s: %s", context.run.id, error.message)
+    def _beat_all(self) -> bool:
+        """Whether all heartbeats arrived. Handlers whose lease ran out meanwhile are stopped."""
+        contexts = self._contexts()
+        try:
+            for context in contexts:
+                self._beat_one(context)
+        except _AWAY as error:
+            late = sum(context.cancelled for context in contexts)
+            _LOG.warning("no heartbeats, and %d handlers to stop: %s", late, error.message)
+            return False
+        return True
+
+    def _beat_one(self, context: SyncContext) -> None:
+        try:
+            self.beat(context)
+        except _AWAY:
+            raise
+        except HubError as error:
+            _LOG.warning("no heartbeat for sync run %s: %s", context.run.id, error.message)
 
 
 def _checked(outcome: object) -> SyncOutcome:
@@ -319,17 +347,27 @@ def _checked(outcome: object) -> SyncOutcome:
 
 
 class _Heart:
-    """Calls a function at intervals in a thread of its own, for the length of a block."""
+    """Calls a function at intervals in a thread of its own, for the length of a block; soon again,
+    where it says that it did not succeed.
+    """
 
-    def __init__(self, beat: Callable[[], None], every: float) -> None:
+    def __init__(self, beat: Callable[[], bool], every: float) -> None:
         self._beat = beat
         self._every = every
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._go, daemon=True, name="sync-heartbeats")
 
     def _go(self) -> None:
-        while not self._over.wait(self._every):
-            self._beat()
+        wait = self._every
+        while not self._over.wait(wait):
+            wait = self._every if self._succeeds() else min(self._every, _BEATS_AGAIN)
+
+    def _succeeds(self) -> bool:
+        try:
+            return self._beat()
+        except Exception:  # noqa: BLE001 - whatever it is, without heartbeats all runs are lost
+            _LOG.exception("heartbeats of sync runs met a fault, and go on")
+            return False
 
     def __enter__(self) -> None:
         self._thread.start()

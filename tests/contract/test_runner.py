@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from integration_hub import (
     ValidationError,
 )
 from integration_hub.sync import SyncContext, SyncOutcome, SyncRunner
+from integration_hub.sync.runner import _Heart
 from integration_hub.testing import (
     IntegrationFactory,
     ManualClock,
@@ -128,6 +130,20 @@ def test_a_handler_that_gives_something_else_has_failed(each_hub: Hub) -> None:
     assert "outcome must be a SyncOutcome or None" in run.error_message
 
 
+@pytest.mark.parametrize("fault", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()], ids=repr)
+def test_a_handler_that_wants_to_end_the_process_has_failed(
+    each_hub: Hub, fault: BaseException
+) -> None:
+    _, (job,) = add_jobs(each_hub, max_attempts=1)
+
+    def pull(context: SyncContext) -> None:
+        raise fault
+
+    assert SyncRunner(each_hub, {"crm": pull}).run_once() == 1
+    assert job_of(each_hub, job).status == "failed"
+    assert [run.error_code for run in history(each_hub, job)] == [type(fault).__name__]
+
+
 def test_a_run_that_is_lost_does_not_cost_those_that_end_at_the_same_time(each_hub: Hub) -> None:
     _, (removed, *others) = add_jobs(each_hub, 4)
     at_once = threading.Barrier(4)
@@ -210,6 +226,90 @@ def test_a_cancelled_job_stops_its_handler(each_hub: Hub, hub_clock: ManualClock
     assert [run.status for run in history(each_hub, job)] == ["cancelled"]
 
 
+def test_a_job_that_is_removed_stops_its_handler(each_hub: Hub) -> None:
+    parent, (job,) = add_jobs(each_hub)
+    begun = threading.Event()
+
+    def pull(context: SyncContext) -> None:
+        begun.set()
+        assert context.wait(30)
+
+    working = in_background(SyncRunner(each_hub, {"crm": pull}, lease=1).run_once)
+    assert begun.wait(10)
+    with each_hub.unit_of_work() as uow:
+        uow.integrations.remove(parent.id)
+        uow.commit()
+    working.join(20)
+    assert not working.is_alive()
+    with pytest.raises(SyncJobNotFound):
+        job_of(each_hub, job)
+
+
+def test_a_handler_stops_when_its_lease_runs_out_unheard(
+    hub_postgres: Hub, hub_postgres_url: URL, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The database can't be reached; somebody else may take the job for lost by now."""
+    add_jobs(hub_postgres)
+    stopped: list[str | None] = []
+
+    def pull(context: SyncContext) -> None:
+        with away(hub_postgres_url):
+            assert context.wait(30)
+        stopped.append(context.why)
+
+    SyncRunner(hub_postgres, {"crm": pull}, lease=1).run_once()
+    assert stopped == ["lost"]
+    assert "no heartbeats, and 1 handlers to stop" in caplog.text
+
+
+def test_a_lease_that_was_not_heard_of_for_a_while_is_kept(
+    hub_postgres: Hub, hub_postgres_url: URL
+) -> None:
+    _, (job,) = add_jobs(hub_postgres)
+
+    def pull(context: SyncContext) -> None:
+        first = context.heard_at
+        with away(hub_postgres_url):
+            assert not context.wait(1.5)  # more than a third of the lease
+        while context.heard_at == first:
+            assert not context.wait(0.02)
+
+    SyncRunner(hub_postgres, {"crm": pull}, lease=4).run_once()
+    assert job_of(hub_postgres, job).status == "completed"
+
+
+@contextmanager
+def away(url: URL) -> Iterator[None]:
+    """A database that is away: who is in is cut off, and nobody gets in."""
+    engine = create_engine(url.set(database="postgres"), isolation_level="AUTOCOMMIT")
+    allowing = f'ALTER DATABASE "{url.database}" ALLOW_CONNECTIONS'
+    cutting_off = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"
+    with engine.connect() as admin:
+        admin.execute(text(f"{allowing} false"))
+        admin.execute(text(cutting_off), {"name": url.database})
+        try:
+            yield
+        finally:
+            admin.execute(text(f"{allowing} true"))
+    engine.dispose()
+
+
+def test_heartbeats_go_on_after_a_fault(caplog: pytest.LogCaptureFixture) -> None:
+    beats = threading.Semaphore(0)
+    faults = [RuntimeError("what nobody thought of")]
+
+    def beat() -> bool:
+        if faults:
+            raise faults.pop()
+        beats.release()
+        return True
+
+    with _Heart(beat, 0.01):
+        assert beats.acquire(timeout=10)
+        assert beats.acquire(timeout=10)
+    assert "met a fault, and go on" in caplog.text
+
+
 def test_a_time_limit_stops_a_handler_and_counts_as_a_failure(each_hub: Hub) -> None:
     _, (job,) = add_jobs(each_hub, max_attempts=1, config={"sync": {"timeout": 0.05}})
 
@@ -281,7 +381,7 @@ def test_heartbeats_keep_a_lease_alive(hub_postgres_url: Any) -> None:
                 assert not context.wait(0.02)
             beats.set()
 
-        SyncRunner(hub, {"crm": pull}, lease=1).run_once()
+        SyncRunner(hub, {"crm": pull}, lease=3).run_once()
         assert beats.is_set()
         assert job_of(hub, job).status == "completed"
 
