@@ -49,6 +49,12 @@ _SILENCE = {
     "keepalives_interval": 10,
     "keepalives_count": 3,
 }
+#: What the code relies on, whatever the server, the database and the role have; behind one's own
+#: options. Moments are taken as they come, in UTC, and arrays are written as text, with nulls.
+_RELIED_ON = (
+    "-c timezone=UTC -c datestyle=ISO -c array_nulls=on"
+    r" -c default_transaction_isolation=read\ committed"
+)
 LAZY: Final = "integration_hub_lazy"
 
 
@@ -303,8 +309,10 @@ class DatabaseConnectionManager:
             f" -c lock_timeout={milliseconds(self._lock_timeout)}"
             f" -c random_page_cost={RANDOM_PAGE_COST}"
         )
-        # Behind one's own options, since moments are taken as they come: in UTC.
-        arguments: dict[str, Any] = {"options": f"{limits} {own} -c timezone=UTC"}
+        arguments: dict[str, Any] = {
+            "options": f"{limits} {own} {_RELIED_ON}",
+            "client_encoding": "utf8",
+        }
         if "connect_timeout" not in self.url.query:
             # libpq counts in whole seconds, and takes 0 for "for ever".
             arguments["connect_timeout"] = max(1, round(self._connect_timeout.total_seconds()))
@@ -382,13 +390,14 @@ def _forked(reference: weakref.ref[DatabaseConnectionManager]) -> None:
 
 def _keep_to_utc(engine: Engine) -> None:
     """Say it again where `options` did not arrive: PgBouncer is told to ignore them, and keeps to
-    a time zone that is set by a statement.
+    a time zone, and a style of dates, that are set by a statement.
     """
 
     @event.listens_for(engine, "connect")
     def check(connection: psycopg.Connection[Any], record: object) -> None:
         if connection.info.parameter_status("TimeZone") != "UTC":
             connection.execute("SET TIME ZONE 'UTC'")
+            connection.execute("SET datestyle = 'ISO'")
             connection.commit()
 
 

@@ -26,7 +26,9 @@ UPGRADE = "run `integration-hub db upgrade`, or hub.schema.upgrade()"
 
 _SERIALIZATION = {"40001", "40P01"}  # serialization_failure, deadlock_detected
 _TIMEOUT = {"57014", "55P03"}  # query_canceled, lock_not_available
-_SCHEMA = {"42P01", "42703", "3F000"}  # undefined_table, undefined_column, invalid_schema_name
+_SCHEMA = {"42P01", "42703"}  # undefined_table, undefined_column
+_NO_SCHEMA = "3F000"  # invalid_schema_name
+_PRIVILEGE = "42501"  # insufficient_privilege
 _UNAVAILABLE = {"57P01", "57P02", "57P03", "53300", "25P03"}  # shut down, starting, too many, idle
 _CONNECTION = "08"  # the class of connection exceptions
 _ABORTED = "25P02"  # in_failed_sql_transaction
@@ -61,6 +63,13 @@ def _postgres_fault(state: str | None, error: BaseException, is_lost: bool) -> H
         return QueryTimeout(message, sqlstate=state)
     if state in _SCHEMA:
         return SchemaOutOfDate(f"a table or column that the code needs is missing; {UPGRADE}")
+    if state == _NO_SCHEMA:
+        return SchemaOutOfDate(
+            "none of the schemas in the search_path exists; create one, or set it"
+        )
+    if state == _PRIVILEGE:
+        message = f"the database's user lacks a privilege: {_first_line(error)}"
+        return StorageError(message, sqlstate=state)
     if state == _ABORTED:
         message = "an earlier statement of this unit of work failed; roll back and start again"
         return StorageError(message, sqlstate=state)

@@ -30,7 +30,9 @@ from integration_hub import (
     PostgresUnitOfWork,
     QueryTimeout,
     Schedule,
+    SchemaOutOfDate,
     SerializationConflict,
+    StorageError,
     SyncOutcome,
     UnitOfWork,
     ValidationError,
@@ -393,3 +395,78 @@ def test_a_network_that_goes_silent_is_noticed_within_a_minute(hub_postgres_url:
         "keepalives_count": "3",
     }
     assert expected.items() <= found.items()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "default_transaction_isolation = 'serializable'",
+        "datestyle = 'German'",
+        "client_encoding = 'LATIN1'",
+        "array_nulls = off",
+        "timezone = 'Asia/Tokyo'",
+        "bytea_output = 'escape'",
+        "standard_conforming_strings = off",
+    ],
+)
+def test_what_a_database_is_set_to_makes_no_difference(hub_postgres_url: URL, setting: str) -> None:
+    name, value = setting.split(" = ")
+    alter = f'ALTER DATABASE "{hub_postgres_url.database}"'
+    manager = DatabaseConnectionManager(hub_postgres_url)
+    manager.query(f"{alter} SET {name} = {value}")
+    try:
+        with Hub.from_url(hub_postgres_url) as hub:
+            _work_with_what_is_odd(hub)
+    finally:
+        manager.query(f"{alter} RESET {name}")
+        manager.close()
+
+
+def _work_with_what_is_odd(hub: Hub) -> None:
+    words = "é ☃ \\x41 '\"{,} NULL"
+    with hub.unit_of_work(atomic=False) as uow:
+        assert isinstance(uow, PostgresUnitOfWork)
+        isolation = uow.session.connection().exec_driver_sql("SHOW transaction_isolation")
+        assert isolation.scalar_one() == "read committed"
+        config = {"words": words, "number": 1.1234567890123457}
+        parent = uow.integrations.add(IntegrationFactory.build(status="active", config=config))
+        once = Schedule.once(hub.clock.now())
+        job = uow.sync_jobs.add(SyncJobFactory.build(integration_id=parent.id, schedule=once))
+        hook = uow.webhooks.add(WebhookFactory.build(integration_id=parent.id, events=["a.*"]))
+        message = uow.messages.publish("a.b", {"words": words})
+        uow.commit()
+    with hub.unit_of_work(atomic=False) as uow:
+        assert uow.integrations.get(parent.id) == parent
+        assert uow.webhooks.for_event("a.b") == [hook]
+        (run,) = uow.sync_jobs.claim("w")
+        assert job.created_at is not None
+        assert run.started_at >= job.created_at
+        uow.sync_runs.fail(run, words)
+        (delivery,) = uow.messages.claim(limit=1)
+        assert delivery.message == message
+        uow.commit()
+    with hub.unit_of_work() as uow:
+        (told,) = uow.sync_runs.history(job.id)
+        assert told.error_message == words
+
+
+def test_a_user_without_a_privilege_is_told_which(hub_postgres_url: URL) -> None:
+    manager = DatabaseConnectionManager(hub_postgres_url)
+    manager.query("CREATE ROLE nobody_special LOGIN")
+    try:
+        with Hub.from_url(hub_postgres_url.set(username="nobody_special")) as hub:
+            with pytest.raises(StorageError) as refused:
+                hub.schema.current()
+            assert "permission denied for table integration_hub_alembic_version" in str(
+                refused.value
+            )
+    finally:
+        manager.query("DROP ROLE nobody_special")
+        manager.close()
+
+
+def test_a_search_path_to_nowhere_is_told(hub_postgres_url: URL) -> None:
+    nowhere = hub_postgres_url.update_query_dict({"options": "-c search_path=nowhere"})
+    with Hub.from_url(nowhere) as hub, pytest.raises(SchemaOutOfDate) as refused:
+        hub.schema.upgrade()
+    assert "search_path" in str(refused.value)
