@@ -5,6 +5,7 @@ May import: `errors`, `values` and cronsim, which has the rules of Debian's cron
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
-from integration_hub.domain.errors import InvalidSchedule, ValidationError
+from integration_hub.domain.errors import HubError, InvalidSchedule, ValidationError
 from integration_hub.domain.values import checked_duration, checked_time
 
 _SHORTEST = timedelta(seconds=1)
@@ -28,6 +29,7 @@ class ScheduleKind(StrEnum):
     ONCE = "once"
     INTERVAL = "interval"
     CRON = "cron"
+    UNREADABLE = "unreadable"  # what somebody wrote into the table by hand, or a later version did
 
 
 _NEEDED = {
@@ -35,6 +37,7 @@ _NEEDED = {
     ScheduleKind.ONCE: ("at",),
     ScheduleKind.INTERVAL: ("interval",),
     ScheduleKind.CRON: ("expression", "tz"),
+    ScheduleKind.UNREADABLE: ("expression",),
 }
 
 
@@ -100,7 +103,10 @@ class Schedule:
         return cls(kind=ScheduleKind.CRON, expression=expression, tz=tz)
 
     def next_after(self, moment: datetime) -> datetime | None:
-        """The first run strictly after `moment`, in UTC; None where none is to come."""
+        """The first run strictly after `moment`, in UTC; None where none is to come.
+
+        Raises `InvalidSchedule` where this machine can't tell.
+        """
         moment = checked_time("moment", moment)
         try:
             match self.kind:
@@ -112,6 +118,10 @@ class Schedule:
                     return self._next_by_cron(moment)
                 case ScheduleKind.MANUAL:
                     return None
+                case ScheduleKind.UNREADABLE:
+                    raise InvalidSchedule(self.expression, "can't be read; give the job another")
+        except CronSimError as error:
+            raise InvalidSchedule(self.expression, f"is no cron expression ({error})") from error
         except (OverflowError, StopIteration):
             return None  # past the year 9999, or past the 50 years that cronsim looks ahead
 
@@ -142,6 +152,9 @@ class Schedule:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` reads back; durations in seconds, moments in ISO 8601."""
+        if self.kind is ScheduleKind.UNREADABLE:
+            assert self.expression is not None
+            return json.loads(self.expression)  # type: ignore[no-any-return]
         fields = {
             "kind": self.kind.value,
             "at": self.at and self.at.isoformat(),
@@ -154,9 +167,15 @@ class Schedule:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Schedule:
-        """What `to_json` wrote. A document of another origin must pass through the makers."""
-        others = map(document.get, ("at", "interval", "start", "expression", "tz"))
-        return _read(document["kind"], *others)
+        """What `to_json` wrote. A document of another origin must pass through the makers.
+
+        One that can't be read stands in nobody's way until its job is to be planned by it.
+        """
+        try:
+            others = map(document.get, ("at", "interval", "start", "expression", "tz"))
+            return _read(document["kind"], *others)
+        except (HubError, LookupError, ValueError, TypeError, AttributeError, OverflowError):
+            return cls(kind=ScheduleKind.UNREADABLE, expression=json.dumps(document or {}))
 
 
 @lru_cache(maxsize=1024)
@@ -169,11 +188,17 @@ def _read(
     tz: str | None,
 ) -> Schedule:
     """A schedule from what its JSON says; many jobs have the same, and it can be shared."""
+    duration = None if interval is None else timedelta(seconds=interval)
+    if duration is not None and duration < _SHORTEST:
+        raise InvalidSchedule(duration, "must have an interval of a second or more")
+    for words in (expression, tz):
+        if words is not None and not isinstance(words, str):
+            raise InvalidSchedule(words, "must have cron expressions and time zones in words")
     return Schedule(
         kind=ScheduleKind(kind),
-        at=None if at is None else datetime.fromisoformat(at),
-        interval=None if interval is None else timedelta(seconds=interval),
-        start=None if start is None else datetime.fromisoformat(start),
+        at=None if at is None else _moment(datetime.fromisoformat(at)),
+        interval=duration,
+        start=None if start is None else _moment(datetime.fromisoformat(start)),
         expression=expression,
         tz=tz,
     )

@@ -164,14 +164,19 @@ class SyncJob(Aggregate):
     @property
     def catch_up(self) -> str:
         """What is done about times that were missed: ``latest`` (once), ``all`` or ``skip``."""
-        found: str = self.config.get("sync", {}).get("catch_up", "latest")
+        found: str = self._sync_config.get("catch_up", "latest")
         return found
 
     @property
     def time_limit(self) -> timedelta | None:
         """How long one run may take: ``config["sync"]["timeout"]``, in seconds."""
-        seconds = self.config.get("sync", {}).get("timeout")
+        seconds = self._sync_config.get("timeout")
         return None if seconds is None else timedelta(seconds=seconds)
+
+    @property
+    def _sync_config(self) -> Mapping[str, Any]:
+        found = self.config.get("sync")  # which was checked, but for what is written by hand
+        return found if isinstance(found, Mapping) else {}
 
     def is_missed(self, now: datetime) -> bool:
         """Of a job just started: whether its time passed so long ago that it wants to skip it."""

@@ -1,0 +1,128 @@
+"""What somebody wrote into a table by hand, or a later version did, stands in nobody else's way."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+from sqlalchemy import text
+
+from integration_hub import (
+    Hub,
+    InvalidSchedule,
+    Schedule,
+    ScheduleKind,
+    SyncJob,
+    SyncOutcome,
+)
+from integration_hub.sql.unit_of_work import SqlUnitOfWork
+from integration_hub.testing import IntegrationFactory, ManualClock, SyncJobFactory
+
+SCHEDULES: list[Any] = [
+    {},
+    [],
+    5,
+    None,
+    {"kind": "weekly"},
+    {"kind": ["once"]},
+    {"kind": "once", "at": "yesterday"},
+    {"kind": "once", "at": "2020-01-01"},
+    {"kind": "interval"},
+    {"kind": "interval", "interval": "900"},
+    {"kind": "interval", "interval": 0},
+    {"kind": "interval", "interval": 1e300},
+    {"kind": "interval", "interval": 60, "start": "2020-01-01"},
+    {"kind": "cron", "expression": "bad", "tz": "UTC"},
+    {"kind": "cron", "expression": 5, "tz": "UTC"},
+    {"kind": "cron", "expression": "* * * * *", "tz": 5},
+    {"kind": "cron", "expression": "* * * * *", "tz": "Mars/Olympus"},
+]
+CONFIGS: list[Any] = [{"sync": 5}, {"sync": {"catch_up": 5}}, {"sync": None}]
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def sql_hub(request: pytest.FixtureRequest) -> Hub:
+    return cast("Hub", request.getfixturevalue(f"hub_{request.param}"))
+
+
+def add_two(hub: Hub) -> tuple[SyncJob, SyncJob]:
+    with hub.unit_of_work() as uow:
+        config = {"sync": {"max_concurrency": 5}}
+        parent = uow.integrations.add(IntegrationFactory.build(status="active", config=config))
+        first, second = (
+            uow.sync_jobs.add(
+                SyncJobFactory.build(
+                    integration_id=parent.id,
+                    schedule=Schedule.every(60),
+                    next_run_at=hub.clock.now(),
+                )
+            )
+            for _ in range(2)
+        )
+        uow.commit()
+    return first, second
+
+
+def write(hub: Hub, job: SyncJob, column: str, document: Any) -> None:
+    with hub.unit_of_work() as uow:
+        assert isinstance(uow, SqlUnitOfWork)
+        update = f"UPDATE sync_jobs SET {column} = :document WHERE name = :name"
+        values = {"document": json.dumps(document), "name": job.name}
+        assert uow.session.execute(text(update), values).rowcount == 1  # type: ignore[attr-defined]
+        uow.commit()
+
+
+def run_all(hub: Hub) -> int:
+    with hub.unit_of_work() as uow:
+        runs = uow.sync_jobs.claim("w")
+        uow.commit()
+    with hub.unit_of_work() as uow:
+        uow.sync_runs.succeed_many([(run, SyncOutcome(checkpoint="end")) for run in runs])
+        uow.commit()
+    return len(runs)
+
+
+@pytest.mark.parametrize("document", SCHEDULES, ids=json.dumps)
+def test_a_schedule_that_can_t_be_read_fails_its_job_alone(
+    sql_hub: Hub, hub_clock: ManualClock, document: Any
+) -> None:
+    broken, other = add_two(sql_hub)
+    write(sql_hub, broken, "schedule", document)
+    assert run_all(sql_hub) == 2
+    with sql_hub.unit_of_work() as uow:
+        assert uow.sync_jobs.get(other.id).status == "pending"
+        found = uow.sync_jobs.get(broken.id)
+        assert found in uow.sync_jobs.failed()
+        assert (found.status, found.checkpoint) == ("failed", "end")
+        assert found.error_message is not None
+        assert "its next time can't be told" in found.error_message
+        with pytest.raises(InvalidSchedule):
+            uow.sync_jobs.save(found.resume(hub_clock.now()))
+        mended = replace(found, schedule=Schedule.every(60)).resume(hub_clock.now())
+        mended = uow.sync_jobs.save(mended)
+        assert uow.sync_jobs.get(found.id) == mended
+        uow.commit()
+
+
+def test_what_could_not_be_read_stays_as_it_was(sql_hub: Hub, hub_clock: ManualClock) -> None:
+    document = {"kind": "weekly", "day": "monday"}
+    broken, _ = add_two(sql_hub)
+    write(sql_hub, broken, "schedule", document)
+    with sql_hub.unit_of_work() as uow:
+        found = uow.sync_jobs.get(broken.id)
+        assert found.schedule.kind is ScheduleKind.UNREADABLE
+        uow.sync_jobs.save(found.pause(hub_clock.now()))
+        uow.commit()
+    with sql_hub.unit_of_work() as uow:
+        assert uow.sync_jobs.get(broken.id).schedule.to_json() == document
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=json.dumps)
+def test_a_config_that_makes_no_sense_is_as_none(sql_hub: Hub, config: Any) -> None:
+    odd, other = add_two(sql_hub)
+    write(sql_hub, odd, "config", config)
+    assert run_all(sql_hub) == 2
+    with sql_hub.unit_of_work() as uow:
+        assert {uow.sync_jobs.get(job.id).status for job in (odd, other)} == {"pending"}
