@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from threading import RLock
 from typing import Any, ClassVar, Self
 
 import psycopg
@@ -101,6 +102,7 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         self._session: Session | None = None
         self._connection: Connection | None = None
         self._cursor: OwnCursor | None = None
+        self._turn = RLock()  # so that threads that share this don't get each other's answers
         self.has_begun = False  # whether there is a transaction, so that it may yet be undone
         self._news: set[str] = set()
         self.integrations = self.INTEGRATIONS(self)
@@ -137,16 +139,17 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
 
     def rows(self, statement: Prepared, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         """All rows of a statement that changes nothing, or locks at most."""
-        connection = self._connection or self.connected()
-        if self._cursor is None:
-            return self.read(statement.statement, parameters).all()
-        try:
-            rows = statement.run(self._cursor, parameters).fetchall()
-        except psycopg.Error as error:
-            raise self._broken_by(error) from error
-        if len(rows) > MANY_ROWS:
-            self._cursor = connection.info[_CURSOR] = OwnCursor(self._cursor.connection)
-        return rows
+        with self._turn:
+            connection = self._connection or self.connected()
+            if self._cursor is None:
+                return self.read(statement.statement, parameters).all()
+            try:
+                rows = statement.run(self._cursor, parameters).fetchall()
+            except psycopg.Error as error:
+                raise self._broken_by(error) from error
+            if len(rows) > MANY_ROWS:
+                self._cursor = connection.info[_CURSOR] = OwnCursor(self._cursor.connection)
+            return rows
 
     def touch(
         self, statement: Prepared, parameters: Mapping[str, Any], *, is_whole: bool = False
@@ -155,15 +158,16 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
 
         One that `is_whole` is all that a call needs; see `ready`.
         """
-        connection = self.ready() if is_whole else self.begun()
-        try:
-            if self._cursor is None:
-                return connection.execute(statement.statement, parameters).rowcount
-            return statement.run(self._cursor, parameters).rowcount
-        except SQLAlchemyError as error:
-            raise fault(error) from error
-        except psycopg.Error as error:
-            raise self._broken_by(error) from error
+        with self._turn:
+            connection = self.ready() if is_whole else self.begun()
+            try:
+                if self._cursor is None:
+                    return connection.execute(statement.statement, parameters).rowcount
+                return statement.run(self._cursor, parameters).rowcount
+            except SQLAlchemyError as error:
+                raise fault(error) from error
+            except psycopg.Error as error:
+                raise self._broken_by(error) from error
 
     def _broken_by(self, error: psycopg.Error) -> HubError:
         """What a fault means that came past SQLAlchemy, which must know of a lost connection."""
@@ -206,13 +210,17 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         """The connection, with its transaction begun."""
         connection = self._connection or self.connected()
         if not self.has_begun:
-            with self.faults():
-                if self._cursor is None:
-                    begin_lazily(connection)
-                else:
-                    self._cursor.begin()
-            self.has_begun = True
+            with self._turn, self.faults():
+                if not self.has_begun:
+                    self._begin(connection)
+                    self.has_begun = True
         return connection
+
+    def _begin(self, connection: Connection) -> None:
+        if self._cursor is None:
+            begin_lazily(connection)
+        else:
+            self._cursor.begin()
 
     @contextmanager
     def faults(self) -> Iterator[None]:
@@ -249,7 +257,9 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
     # --- the Session --------------------------------------------------------------------------
 
     def _connect(self) -> Connection:
-        with self.faults():
+        with self._turn, self.faults():
+            if self._connection is not None:
+                return self._connection
             if self._joined is None:
                 self._connection = self._manager.lazy_engine.connect()
                 self._cursor = self._cursor_of(self._connection)
