@@ -17,9 +17,7 @@ from sqlalchemy import Connection
 
 _LOG = logging.getLogger("integration_hub.database")
 _HOLDS = 60.0  # seconds after which the clocks are compared again
-_STEP = (
-    0.1  # seconds by which a clock was set, or the machine slept: then they are compared at once
-)
+_STEP = 0.1  # seconds by which a clock that was set, or a machine that slept, is noticed
 _SAMPLES = 5  # the quickest of which counts
 _MUCH = timedelta(seconds=5)  # which somebody should be told of
 

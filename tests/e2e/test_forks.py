@@ -14,8 +14,7 @@ from sqlalchemy import URL
 
 #: What each script starts with: children run `act(number)`, and `joined` says how they ended.
 PRELUDE = """
-import os, sys
-from pathlib import Path
+import os, sys, warnings
 from integration_hub import Hub, HttpClient, HubSettings, Integration
 
 def forked(act, number):
@@ -83,6 +82,7 @@ with hub.unit_of_work() as uow:
     uow.integrations.add(Integration(name="CRM", type="crm"))
     uow.commit()
 if (child := os.fork()) == 0:
+    warnings.simplefilter("ignore", ResourceWarning)  # of what is its parent's to close
     hub.close()
     sys.exit(0)  # with all that is done at the end of a process
 assert joined([child]) == [0]
