@@ -17,6 +17,10 @@ from typing import Any, Self
 
 SYNC_WORK = "integration_hub_sync"
 DELIVERY_WORK = "integration_hub_delivery"
+#: poll() takes any descriptor, where select() ends at 1,024, and opens none, as epoll() does.
+_SELECTOR: type[selectors.BaseSelector] = getattr(
+    selectors, "PollSelector", selectors.SelectSelector
+)
 
 
 class Waiter:
@@ -36,7 +40,7 @@ class Waiter:
         return bool(self._heard([self._ear], seconds))
 
     def _heard(self, sources: list[Any], seconds: float) -> list[Any]:
-        with selectors.DefaultSelector() as selector:  # select() itself ends at 1,024 open files
+        with _SELECTOR() as selector:
             for source in sources:
                 selector.register(source, selectors.EVENT_READ)
             heard = [key.fileobj for key, _ in selector.select(max(0.0, seconds))]
