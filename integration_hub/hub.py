@@ -330,7 +330,8 @@ class Hub:
 
         `integration` is the object, or its id or name in the tenant. The unit of work that looks it
         up is closed before this returns, so that none is open while there is traffic. Each version
-        of an integration has one client, shared by threads; a changed integration gets a fresh one.
+        of an integration has one client, shared by threads; a changed integration gets a fresh one,
+        and of more than 500, the one that was not asked for the longest is made anew.
         Options (`auth`, `interceptors`, `transport` …) are those of `HttpClient`; they make a
         client of the caller's own, who closes it. Raises `IntegrationNotFound`, and
         `ValidationError` for a config that can't be used.

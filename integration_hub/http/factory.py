@@ -12,6 +12,10 @@ from typing import Any, Self
 from integration_hub.domain.errors import ValidationError
 from integration_hub.http.client import HttpClient
 
+#: Clients by version that are kept at once, with their connections: 1,024 open files are a common
+#: limit, and a worker may have as many integrations as there are.
+MOST_CURRENT = 500
+
 
 class HttpClientFactory:
     """Makes clients by name when they are first asked for; safe to share between threads.
@@ -24,7 +28,7 @@ class HttpClientFactory:
         self._defaults = defaults
         self._options: dict[str, dict[str, Any]] = {}
         self._clients: dict[str, HttpClient] = {}
-        self._versions: dict[str, object] = {}
+        self._current: dict[str, tuple[object, HttpClient]] = {}  # the latest in use comes last
         self._lock = threading.Lock()
 
     def register(self, name: str, /, **options: Any) -> Self:
@@ -48,14 +52,18 @@ class HttpClientFactory:
     def current(self, name: str, version: object, **options: Any) -> HttpClient:
         """The client of a name and a version; a new version gets a fresh client.
 
-        The former one is closed: what it has under way ends, and its pool goes with it.
+        The former one is closed: what it has under way ends, and its pool goes with it. So is one
+        that has not been asked for the longest, beyond `MOST_CURRENT` of them.
         """
         with self._lock:
-            former = self._clients.get(name)
-            if former is not None and self._versions.get(name) == version:
+            known, former = self._current.pop(name, (None, None))
+            if former is not None and known == version:
+                self._current[name] = (version, former)
                 return former
-            self._clients[name] = client = self._made(options)
-            self._versions[name] = version
+            client = self._made(options)
+            self._current[name] = (version, client)
+            if len(self._current) > MOST_CURRENT:
+                _, former = self._current.pop(next(iter(self._current)))
         if former is not None:
             former.close()
         return client
@@ -63,9 +71,9 @@ class HttpClientFactory:
     def close_all(self) -> None:
         """Close the connections of every client; a later `get` makes new clients."""
         with self._lock:
-            clients = list(self._clients.values())
+            clients = [*self._clients.values(), *(client for _, client in self._current.values())]
             self._clients.clear()
-            self._versions.clear()
+            self._current.clear()
         for client in clients:
             client.close()
 

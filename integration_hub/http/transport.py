@@ -11,7 +11,8 @@ import ssl
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 import urllib3
@@ -31,6 +32,7 @@ from integration_hub.domain.errors import (
     ConnectionFailed,
     DecodeError,
     ResponseTooLarge,
+    ValidationError,
 )
 from integration_hub.http.messages import HttpRequest
 from integration_hub.http.options import Limits, Proxies, Tls
@@ -43,6 +45,9 @@ from integration_hub.http.sockets import (
     TlsSocket,
 )
 from integration_hub.http.urls import Origin, origin
+
+#: Hosts whose connections are kept open, or else who sends to many would run out of open files.
+_MOST_HOSTS = 200
 
 
 class Reply(Protocol):
@@ -164,6 +169,8 @@ class UrllibTransport:
             assert url.host is not None
             pool = manager.connection_from_host(url.host, url.port, url.scheme)
             self._pools[origin(url)] = pool
+            if len(self._pools) > _MOST_HOSTS:  # what it has open is closed when nobody uses it
+                del self._pools[next(iter(self._pools))]
         return pool
 
     def _proxy_of(self, url: Url) -> str | None:
@@ -172,7 +179,7 @@ class UrllibTransport:
 
     def _manager(self, proxy: str | None) -> urllib3.PoolManager:
         options: dict[str, Any] = {
-            "num_pools": 1_000,
+            "num_pools": _MOST_HOSTS,
             "maxsize": self._limits.pool,
             "block": True,
             "ssl_context": self._context,
@@ -189,6 +196,19 @@ class UrllibTransport:
 
 
 def _tls_context(tls: Tls) -> ssl.SSLContext:
+    """One for all who want the same, of the same files: each takes some 10 ms, and a megabyte for
+    the certificates that are trusted. Raises `ValidationError` for files that can't be used.
+    """
+    try:
+        files = [each for each in (tls.ca, tls.certificate, tls.key) if each is not None]
+        return _made_context(tls, tuple(Path(each).stat().st_mtime_ns for each in files))
+    except OSError as error:  # as errors of SSL are
+        problem = f"must name PEM files that can be used ({error.strerror or error})"
+        raise ValidationError("tls", error.filename or tls, problem) from error
+
+
+@lru_cache(maxsize=64)
+def _made_context(tls: Tls, changed_at: tuple[int, ...]) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=None)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if tls.ca is not None:

@@ -64,15 +64,26 @@ class RawServer:
     def __post_init__(self) -> None:
         self._over = threading.Event()
         self._lock = threading.Lock()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._left = threading.Condition(self._lock)
+        self._listener = socket.create_server(("", 0), backlog=128)
         self._sockets: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def port(self) -> int:
+        port: int = self._listener.getsockname()[1]
+        return port
 
     @property
     def url(self) -> str:
         scheme = "http" if self.context is None else "https"
         host = "127.0.0.1" if self.context is None else "localhost"
-        return f"{scheme}://{host}:{self._listener.getsockname()[1]}"
+        return f"{scheme}://{host}:{self.port}"
+
+    def is_left(self, within: float = 10, *, most: int = 0) -> bool:
+        """Whether all connections are closed by then, but so many."""
+        with self._left:
+            return self._left.wait_for(lambda: self._now <= most, within)
 
     def close(self) -> None:
         self._over.set()
@@ -102,6 +113,7 @@ class RawServer:
                 self.behave(Peer(connection, request, number, self._over))
         with self._lock:
             self._now -= 1
+            self._left.notify_all()
         connection.close()
 
     def _read(self, connection: socket.socket) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import re
 import ssl
 import threading
@@ -12,11 +13,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, TypedDict
 from uuid import UUID
 
 import pydantic
 import pytest
+import trustme
 from pytest_httpserver import HTTPServer
 from urllib3.util import parse_url
 from werkzeug import Request, Response
@@ -36,7 +39,7 @@ from integration_hub import (
     ValidationError,
 )
 from integration_hub.http import Backoff, Proxies, Tls
-from integration_hub.http.transport import needs_no_proxy
+from integration_hub.http.transport import _MOST_HOSTS, needs_no_proxy
 from raw_server import Peer, Serve, answer
 
 
@@ -541,6 +544,19 @@ def test_a_login_that_fails_is_the_outcome_and_tells_no_secret(httpserver: HTTPS
     assert "s3cr3t" not in repr(outcome.error) + repr(auth)
 
 
+def test_connections_to_many_hosts_do_not_use_up_the_files_of_a_process(serve: Serve) -> None:
+    server = serve(lambda peer: peer.send(answer(b"1")))
+    hosts = [f"http://127.0.{n // 200 + 1}.{n % 200 + 1}:{server.port}" for n in range(300)]
+    with HttpClient(retry=RetryPolicy(attempts=1)) as client:
+        for host in [*hosts, *hosts]:
+            assert client.get(host, into=int).unwrap().value == 1
+        assert server.is_left(most=_MOST_HOSTS)
+        connections = server.connections
+        assert client.get(hosts[-1]).is_ok  # on the connection that it has
+        assert server.connections == connections
+    assert server.is_left()
+
+
 # --- TLS and proxies --------------------------------------------------------------------------
 
 
@@ -562,6 +578,32 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(
     outcome = HttpClient(wrong_name, retry=retry, tls=Tls(ca=authority_file)).get("/")
     assert isinstance(outcome, Err)
     assert "certificate is not trusted" in outcome.error.message
+
+
+def test_a_ca_that_is_renewed_counts_for_clients_made_after_that(
+    serve: Serve, tls: ssl.SSLContext, authority_file: str, tmp_path: Path
+) -> None:
+    server = serve(lambda peer: peer.send(answer()), tls)
+    ca = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(str(ca))
+    retry = RetryPolicy(attempts=1)
+    assert not HttpClient(server.url, tls=Tls(ca=str(ca)), retry=retry).get("/").is_ok
+    ca.write_bytes(Path(authority_file).read_bytes())
+    os.utime(ca, ns=(0, 0))  # another moment, however coarse the clock of files is
+    assert HttpClient(server.url, tls=Tls(ca=str(ca)), retry=retry).get("/").is_ok
+
+
+def test_files_that_can_t_be_used_are_named(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.pem"
+    empty.touch()
+    missing = tmp_path / "missing.pem"
+    for chosen in (Tls(ca=str(missing)), Tls(ca=str(empty)), Tls(certificate=str(empty))):
+        with pytest.raises(ValidationError) as refused:
+            HttpClient("https://crm.test", tls=chosen)
+        assert refused.value.field == "tls"
+    with pytest.raises(ValidationError) as refused:
+        HttpClient("https://crm.test", tls=Tls(ca=str(missing)))
+    assert "missing.pem" in refused.value.message
 
 
 def test_a_client_certificate_is_shown_where_it_is_asked_for(

@@ -48,9 +48,11 @@ from integration_hub.http import (
     PageNumber,
     RequestIdInterceptor,
 )
+from integration_hub.http.factory import MOST_CURRENT
 from integration_hub.http.interceptors import HIDDEN, Measurement, redacted_json, redacted_url
 from integration_hub.http.messages import Headers
 from integration_hub.testing import IntegrationFactory, ManualClock, ScriptedTransport
+from raw_server import Serve, answer
 
 ONCE = RetryPolicy(attempts=1)
 AT_ONCE = RetryPolicy(backoff=Backoff(base=0))
@@ -427,6 +429,24 @@ def test_a_changed_integration_gets_a_fresh_client(each_hub: Hub, crm: Integrati
     second = each_hub.http("crm")
     assert second is not first
     assert each_hub.http(changed) is second
+
+
+def test_clients_that_were_not_asked_for_the_longest_make_room(serve: Serve) -> None:
+    server = serve(lambda peer: peer.send(answer(b"1")))
+    config = {"http": {"base_url": server.url}}
+    kept, left, *others = IntegrationFactory.build_batch(MOST_CURRENT + 1, config=config)
+    with Hub.in_memory() as hub:
+        first, second = hub.http(kept), hub.http(left)
+        assert second.get("/").is_ok
+        for other in others[:-1]:
+            hub.http(other)
+        assert hub.http(kept) is first
+        hub.http(others[-1])
+        assert hub.http(kept) is first
+        assert server.is_left()  # its connections are closed
+        assert second.get("/").is_ok  # but whoever has it can go on
+        assert hub.http(left) is not second
+        second.close()
 
 
 def test_another_tenant_s_integration_has_no_client_here(each_hub: Hub, crm: Integration) -> None:
