@@ -329,12 +329,16 @@ class SyncRunner:
         return True
 
     def _beat_one(self, context: SyncContext) -> None:
+        if not context.lock.acquire(blocking=False):
+            return  # its handler is just speaking up by itself, and may have to wait for that
         try:
             self.beat(context)
         except _AWAY:
             raise
         except HubError as error:
             _LOG.warning("no heartbeat for sync run %s: %s", context.run.id, error.message)
+        finally:
+            context.lock.release()
 
 
 def _checked(outcome: object) -> SyncOutcome:

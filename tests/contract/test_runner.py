@@ -278,6 +278,35 @@ def test_a_lease_that_was_not_heard_of_for_a_while_is_kept(
     assert job_of(hub_postgres, job).status == "completed"
 
 
+def test_a_handler_that_waits_to_speak_up_keeps_no_other_s_heartbeats(
+    hub_postgres: Hub, hub_postgres_url: URL
+) -> None:
+    _, (first, second) = add_jobs(hub_postgres, 2)
+    engine = create_engine(hub_postgres_url)
+    waits = threading.Event()
+
+    def pull(context: SyncContext) -> None:
+        if context.job.id == first.id:
+            with context.lock:
+                other.execute(
+                    text("SELECT 1 FROM sync_jobs WHERE name = :name FOR UPDATE"),
+                    {"name": first.name},
+                )
+                waits.set()
+                context.progress(records=1)  # waits for the row
+        else:
+            assert waits.wait(20)
+            before = context.heard_at
+            while context.heard_at == before:
+                assert not context.wait(0.02)
+            other.rollback()
+
+    with engine.connect() as other:
+        SyncRunner(hub_postgres, {"crm": pull}, lease=3).run_once()
+    engine.dispose()
+    assert {job_of(hub_postgres, job).status for job in (first, second)} == {"completed"}
+
+
 @contextmanager
 def away(url: URL) -> Iterator[None]:
     """A database that is away: who is in is cut off, and nobody gets in."""
