@@ -71,4 +71,8 @@ def _contains_on_sqlite(document: str | None, fragment: str) -> bool | None:
 
 
 def _has_any_on_sqlite(document: str | None, texts: str) -> bool | None:
-    return None if document is None else not set(json.loads(document)).isdisjoint(json.loads(texts))
+    if document is None:
+        return None
+    found = json.loads(document)
+    among = [found] if isinstance(found, str) else found
+    return isinstance(among, list | dict) and any(each in among for each in json.loads(texts))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 from uuid import UUID
 
 from integration_hub.domain.aggregate import Aggregate, reason
@@ -79,6 +79,26 @@ _OPTIONS: Mapping[str, Callable[[str, object], object]] = {
     "max_concurrency": partial(checked_count, least=1, most=1_000),
     "disabled_after": _seconds,
 }
+
+
+def usable_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``config["delivery"]`` says, without what can only be written into a table by hand. But
+    headers are given as they are: an attempt that can't send them is to fail, and to say so.
+    """
+    found = config.get("delivery")
+    if not isinstance(found, Mapping):
+        return {}
+    return {name: value for name, value in found.items() if _is_usable(name, value)}
+
+
+def _is_usable(name: str, value: object) -> bool:
+    try:
+        _OPTIONS[name](name, value)
+    except KeyError:
+        return False
+    except ValidationError:
+        return name == "headers"
+    return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,7 +33,7 @@ from integration_hub.domain.values import (
     clipped_text,
     new_id,
 )
-from integration_hub.domain.webhook import Webhook
+from integration_hub.domain.webhook import Webhook, usable_options
 
 LARGEST_PAYLOAD = 256 * 1024  # bytes; the specification advises less than 20 kB
 KEPT_OF_RESPONSE = 1024  # bytes
@@ -331,18 +331,13 @@ class DeliveryOptions:
 
     @classmethod
     def of(cls, webhook: Webhook) -> DeliveryOptions:
-        found = webhook.config.get("delivery", {})
-        changes: dict[str, Any] = {
-            name: found[name] for name in ("headers", "max_concurrency") if name in found
-        }
-        changes.update(
-            (name, timedelta(seconds=found[name]))
-            for name in ("timeout", "disabled_after")
-            if name in found
-        )
+        found = usable_options(webhook.config)
+        for name in ("timeout", "disabled_after"):
+            if name in found:
+                found[name] = timedelta(seconds=found[name])
         if "retries" in found:
-            changes["retries"] = tuple(found["retries"])
-        return cls(**changes)
+            found["retries"] = tuple(found["retries"])
+        return cls(**found)
 
 
 def checked_delivery(value: object) -> WebhookDelivery:

@@ -522,7 +522,10 @@ OLDEST_FIRST = Sort("created_at", "asc")
 
 
 def host_of(webhook: Webhook) -> str:
-    return urlsplit(webhook.url).hostname or ""
+    try:
+        return urlsplit(webhook.url).hostname or ""
+    except ValueError:  # it was written by hand, and its attempts will fail
+        return ""
 
 
 def _rooms(

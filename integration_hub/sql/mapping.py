@@ -15,7 +15,7 @@ from sqlalchemy import ColumnClause, Table, bindparam, column
 from integration_hub.domain import integration, sync_job, sync_run, webhook, webhook_message
 from integration_hub.domain.aggregate import Aggregate
 from integration_hub.domain.frozen import draft, frozen
-from integration_hub.domain.frozen_json import stored_json
+from integration_hub.domain.frozen_json import FrozenDict, stored_json
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.schedule import Schedule
 from integration_hub.domain.sync_job import SyncJob
@@ -54,7 +54,19 @@ A = TypeVar("A", bound=Kept)
 Convert = Callable[[Any], Any]
 
 _FIELDS: Mapping[str, str] = {"tenant_id": "tenant"}
-_FROM_ROW: Mapping[str, Convert] = {"config": stored_json, "tags": tuple}
+
+
+def _object(value: Any) -> FrozenDict:
+    """A JSON object; what else somebody wrote there by hand is as nothing."""
+    found = stored_json(value)
+    return found if isinstance(found, FrozenDict) else FrozenDict()
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    return tuple(value) if isinstance(value, list) else ()
+
+
+_FROM_ROW: Mapping[str, Convert] = {"config": _object, "tags": _words}
 _TO_ROW: Mapping[str, Convert] = {"tags": list}
 _NOTHING: Mapping[str, Convert] = {}
 
@@ -143,7 +155,7 @@ INTEGRATIONS = Mapper(
 WEBHOOKS = Mapper(
     Webhook,
     WebhookRow,
-    from_row={"events": tuple, "status": webhook.STATUSES.__getitem__},
+    from_row={"events": _words, "status": webhook.STATUSES.__getitem__},
     to_row={"events": list},
 )
 SYNC_JOBS = Mapper(

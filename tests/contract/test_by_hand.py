@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 import pytest
+from pytest_httpserver import HTTPServer
 from sqlalchemy import text
 
 from integration_hub import (
@@ -16,9 +17,16 @@ from integration_hub import (
     ScheduleKind,
     SyncJob,
     SyncOutcome,
+    Webhook,
+    WebhookDispatcher,
 )
 from integration_hub.sql.unit_of_work import SqlUnitOfWork
-from integration_hub.testing import IntegrationFactory, ManualClock, SyncJobFactory
+from integration_hub.testing import (
+    IntegrationFactory,
+    ManualClock,
+    SyncJobFactory,
+    WebhookFactory,
+)
 
 SCHEDULES: list[Any] = [
     {},
@@ -40,6 +48,24 @@ SCHEDULES: list[Any] = [
     {"kind": "cron", "expression": "* * * * *", "tz": "Mars/Olympus"},
 ]
 CONFIGS: list[Any] = [{"sync": 5}, {"sync": {"catch_up": 5}}, {"sync": None}]
+
+
+WEBHOOKS: list[tuple[str, Any, int]] = [  # a column, and whether the endpoint is still told
+    ("config", [], 1),
+    ("config", 5, 1),
+    ("config", {"delivery": 5}, 1),
+    ("config", {"delivery": {"retries": "x", "max_concurrency": "x", "timeout": -1}}, 1),
+    ("config", {"delivery": {"unheard": "of"}}, 1),
+    ("config", {"delivery": {"headers": [1]}}, 0),
+    ("config", {"delivery": {"headers": {"a": "b\nc"}}}, 0),
+    ("events", {}, 0),
+    ("events", 5, 0),
+    ("events", [5, None, "a.b"], 1),
+    ("tags", 5, 1),
+    ("url", "ftp://x", 0),
+    ("url", "http://[::", 0),
+    ("url", "", 0),
+]
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -65,11 +91,13 @@ def add_two(hub: Hub) -> tuple[SyncJob, SyncJob]:
     return first, second
 
 
-def write(hub: Hub, job: SyncJob, column: str, document: Any) -> None:
+def write(hub: Hub, item: SyncJob | Webhook, column: str, value: Any) -> None:
+    table = "sync_jobs" if isinstance(item, SyncJob) else "webhooks"
     with hub.unit_of_work() as uow:
         assert isinstance(uow, SqlUnitOfWork)
-        update = f"UPDATE sync_jobs SET {column} = :document WHERE name = :name"
-        values = {"document": json.dumps(document), "name": job.name}
+        update = f"UPDATE {table} SET {column} = :value WHERE name = :name"
+        written = value if column == "url" else json.dumps(value)
+        values = {"value": written, "name": item.name}
         assert uow.session.execute(text(update), values).rowcount == 1  # type: ignore[attr-defined]
         uow.commit()
 
@@ -126,3 +154,29 @@ def test_a_config_that_makes_no_sense_is_as_none(sql_hub: Hub, config: Any) -> N
     assert run_all(sql_hub) == 2
     with sql_hub.unit_of_work() as uow:
         assert {uow.sync_jobs.get(job.id).status for job in (odd, other)} == {"pending"}
+
+
+@pytest.mark.parametrize(("column", "value", "told"), WEBHOOKS, ids=repr)
+def test_an_endpoint_that_makes_no_sense_keeps_nothing_from_the_others(
+    sql_hub: Hub, httpserver: HTTPServer, column: str, value: Any, told: int
+) -> None:
+    for path in ("/odd", "/other"):
+        httpserver.expect_request(path).respond_with_data()
+    with sql_hub.unit_of_work() as uow:
+        parent = uow.integrations.add(IntegrationFactory.build(status="active"))
+        odd, _ = (
+            uow.webhooks.add(
+                WebhookFactory.build(
+                    integration_id=parent.id, url=httpserver.url_for(path), events=["a.b"]
+                )
+            )
+            for path in ("/odd", "/other")
+        )
+        uow.commit()
+    write(sql_hub, odd, column, value)
+    with sql_hub.unit_of_work() as uow:
+        uow.messages.publish("a.b", {"n": 1})
+        uow.commit()
+    assert WebhookDispatcher(sql_hub, allow_private_addresses=True).run_once() >= 1
+    paths = [request.path for request, _ in httpserver.log]
+    assert (paths.count("/odd"), paths.count("/other")) == (told, 1)
