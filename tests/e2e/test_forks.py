@@ -15,6 +15,7 @@ from sqlalchemy import URL
 #: What each script starts with: children run `act(number)`, and `joined` says how they ended.
 PRELUDE = """
 import os, sys, warnings
+from pathlib import Path
 from integration_hub import Hub, HttpClient, HubSettings, Integration
 
 def forked(act, number):
@@ -108,6 +109,21 @@ client.close()
 """
 
 
+IDS = """
+from integration_hub.domain.values import new_id
+new_id()
+
+def write(number):
+    Path(f"{number}.txt").write_text("\\n".join(str(new_id()) for _ in range(500)))
+
+children = [forked(write, number) for number in range(8)]
+assert joined(children) == [0] * 8
+made = [id for number in range(8) for id in Path(f"{number}.txt").read_text().split()]
+assert len(made) == 4_000
+assert len({id[19:] for id in made}) == 4_000, "what is random in them is the same"
+"""
+
+
 def run(script: str, folder: Path, *arguments: str) -> None:
     command = [sys.executable, "-W", "error", "-c", PRELUDE + script, *arguments]
     done = subprocess.run(
@@ -165,6 +181,10 @@ def server() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
+
+
+def test_each_process_makes_ids_of_its_own(tmp_path: Path) -> None:
+    run(IDS, tmp_path)
 
 
 def test_each_process_has_connections_of_its_own(server: str, tmp_path: Path) -> None:
