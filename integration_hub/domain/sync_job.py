@@ -171,7 +171,10 @@ class SyncJob(Aggregate):
     def time_limit(self) -> timedelta | None:
         """How long one run may take: ``config["sync"]["timeout"]``, in seconds."""
         seconds = self._sync_config.get("timeout")
-        return None if seconds is None else timedelta(seconds=seconds)
+        try:
+            return None if seconds is None else checked_duration("config.sync.timeout", seconds)
+        except ValidationError:
+            return None  # it was written by hand
 
     @property
     def _sync_config(self) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ May import: `ports`, `domain`, `http`, `workforce`. No unit of work is open whil
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import threading
@@ -60,9 +61,11 @@ class SyncContext:
         self.integration: Integration = run.integration
         self._runner = runner
         self._stop = threading.Event()
-        self._started = time.monotonic()
+        started = time.monotonic()
+        limit = self.job.time_limit
+        self._ends_at = math.inf if limit is None else started + limit.total_seconds()
         self._lease = runner.lease.total_seconds()
-        self.heard_at = self._started  # when the worker last spoke up, and the database heard it
+        self.heard_at = started  # when the worker last spoke up, and the database heard it
         self.why: str | None = None
         self.is_over = False
         self.lock = threading.RLock()  # between the handler's thread and that of the heartbeats
@@ -82,17 +85,17 @@ class SyncContext:
         """Whether to stop: the job was cancelled, its time is over, the worker ends, or the lease
         has run out while the database can't be reached, so that somebody else may have the job.
         """
-        limit = self.job.time_limit
         now = time.monotonic()
-        if limit is not None and now - self._started > limit.total_seconds():
+        if now >= self._ends_at:
             self.stop("time")
         if now - self.heard_at > self._lease:
             self.stop("lost")
         return self._stop.is_set()
 
     def wait(self, seconds: float) -> bool:
-        """Wait, unless it is time to stop; gives whether it is."""
-        return self._stop.wait(seconds) or self.cancelled
+        """Wait, but not longer than until it is time to stop; gives whether it is."""
+        left = min(self._ends_at - time.monotonic(), threading.TIMEOUT_MAX)
+        return self._stop.wait(max(0.0, min(seconds, left))) or self.cancelled
 
     def progress(self, records: int | None = None, checkpoint: Any = None) -> None:
         """Keep what has been reached: a run that takes up after this one does so there.

@@ -17,6 +17,7 @@ from integration_hub import (
     ScheduleKind,
     SyncJob,
     SyncOutcome,
+    SyncRunner,
     Webhook,
     WebhookDispatcher,
 )
@@ -47,7 +48,14 @@ SCHEDULES: list[Any] = [
     {"kind": "cron", "expression": "* * * * *", "tz": 5},
     {"kind": "cron", "expression": "* * * * *", "tz": "Mars/Olympus"},
 ]
-CONFIGS: list[Any] = [{"sync": 5}, {"sync": {"catch_up": 5}}, {"sync": None}]
+CONFIGS: list[Any] = [
+    [],
+    {"sync": 5},
+    {"sync": None},
+    {"sync": {"catch_up": 5}},
+    {"sync": {"timeout": "x"}},
+    {"sync": {"timeout": -1}},
+]
 
 
 WEBHOOKS: list[tuple[str, Any, int]] = [  # a column, and whether the endpoint is still told
@@ -76,7 +84,9 @@ def sql_hub(request: pytest.FixtureRequest) -> Hub:
 def add_two(hub: Hub) -> tuple[SyncJob, SyncJob]:
     with hub.unit_of_work() as uow:
         config = {"sync": {"max_concurrency": 5}}
-        parent = uow.integrations.add(IntegrationFactory.build(status="active", config=config))
+        parent = uow.integrations.add(
+            IntegrationFactory.build(type="crm", status="active", config=config)
+        )
         first, second = (
             uow.sync_jobs.add(
                 SyncJobFactory.build(
@@ -151,7 +161,7 @@ def test_what_could_not_be_read_stays_as_it_was(sql_hub: Hub, hub_clock: ManualC
 def test_a_config_that_makes_no_sense_is_as_none(sql_hub: Hub, config: Any) -> None:
     odd, other = add_two(sql_hub)
     write(sql_hub, odd, "config", config)
-    assert run_all(sql_hub) == 2
+    assert SyncRunner(sql_hub, {"crm": lambda context: None}).run_once() == 2
     with sql_hub.unit_of_work() as uow:
         assert {uow.sync_jobs.get(job.id).status for job in (odd, other)} == {"pending"}
 

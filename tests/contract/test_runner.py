@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -351,6 +352,14 @@ def test_a_time_limit_stops_a_handler_and_counts_as_a_failure(each_hub: Hub) -> 
     assert after.status == "failed"
     assert after.error_message is not None
     assert "time limit" in after.error_message
+
+
+def test_a_handler_does_not_wait_beyond_its_time_limit(each_hub: Hub) -> None:
+    _, (job,) = add_jobs(each_hub, max_attempts=1, config={"sync": {"timeout": 0.05}})
+    told: list[bool] = []
+    SyncRunner(each_hub, {"crm": lambda context: told.append(context.wait(math.inf))}).run_once()
+    assert told == [True]
+    assert job_of(each_hub, job).status == "failed"
 
 
 def test_a_runner_that_stops_gives_back_what_does_not_finish(each_hub: Hub) -> None:
