@@ -132,6 +132,20 @@ def _json_text(path: str, value: str) -> str:
     return str(value)
 
 
+def checked_part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The object that a config has by a name, or an empty one; another value raises."""
+    found = config.get(name, {})
+    if not isinstance(found, Mapping):
+        raise ValidationError(f"config.{name}", type(found).__name__, "must be a JSON object")
+    return found
+
+
+def stored_part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The same of a stored config: what somebody wrote there by hand, and is none, is as none."""
+    found = config.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
 def stored_json(value: Any) -> Any:
     """Freeze JSON that comes from a store, where it was checked before it went in."""
     if type(value) is dict:

@@ -1,6 +1,6 @@
 """An integration: an organisation's connection to a third-party system.
 
-May import: `aggregate`, `errors`, `frozen`, `values`.
+May import: `aggregate`, `errors`, `frozen`, `frozen_json`, `values`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from enum import StrEnum
 from typing import Any, ClassVar
 
 from integration_hub.domain.aggregate import Aggregate, reason
-from integration_hub.domain.errors import IntegrationNotFound, NotFound, ValidationError
+from integration_hub.domain.errors import IntegrationNotFound, NotFound
 from integration_hub.domain.frozen import put
+from integration_hub.domain.frozen_json import checked_part
 from integration_hub.domain.values import checked_count, checked_slug, member
 
 
@@ -60,9 +61,7 @@ class Integration(Aggregate):
         Aggregate.__post_init__(self)
         put(self, "type", checked_slug("type", self.type))
         put(self, "status", member("status", self.status, STATUSES))
-        sync = self.config.get("sync", {})
-        if not isinstance(sync, Mapping):
-            raise ValidationError("config.sync", type(sync).__name__, "must be a JSON object")
+        sync = checked_part(self.config, "sync")
         if "max_concurrency" in sync:
             most = sync["max_concurrency"]
             checked_count("config.sync.max_concurrency", most, least=1, most=MOST_AT_ONCE)

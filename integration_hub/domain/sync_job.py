@@ -20,7 +20,7 @@ from integration_hub.domain.errors import (
     ValidationError,
 )
 from integration_hub.domain.frozen import evolved, put
-from integration_hub.domain.frozen_json import checked_json
+from integration_hub.domain.frozen_json import checked_json, checked_part, stored_part
 from integration_hub.domain.schedule import Schedule, ScheduleKind
 from integration_hub.domain.values import (
     checked_count,
@@ -113,9 +113,7 @@ class SyncJob(Aggregate):
         put(self, "checkpoint", checked_json("checkpoint", self.checkpoint))
         for name in ("next_run_at", "last_run_at", "scheduled_for"):
             put(self, name, optional_time(name, getattr(self, name)))
-        sync = self.config.get("sync", {})
-        if not isinstance(sync, Mapping):
-            raise ValidationError("config.sync", type(sync).__name__, "must be a JSON object")
+        sync = checked_part(self.config, "sync")
         if "catch_up" in sync:
             member("config.sync.catch_up", sync["catch_up"], CATCH_UP)
         if sync.get("timeout") is not None:
@@ -164,22 +162,17 @@ class SyncJob(Aggregate):
     @property
     def catch_up(self) -> str:
         """What is done about times that were missed: ``latest`` (once), ``all`` or ``skip``."""
-        found: str = self._sync_config.get("catch_up", "latest")
+        found: str = stored_part(self.config, "sync").get("catch_up", "latest")
         return found
 
     @property
     def time_limit(self) -> timedelta | None:
         """How long one run may take: ``config["sync"]["timeout"]``, in seconds."""
-        seconds = self._sync_config.get("timeout")
+        seconds = stored_part(self.config, "sync").get("timeout")
         try:
             return None if seconds is None else checked_duration("config.sync.timeout", seconds)
         except ValidationError:
             return None  # it was written by hand
-
-    @property
-    def _sync_config(self) -> Mapping[str, Any]:
-        found = self.config.get("sync")  # which was checked, but for what is written by hand
-        return found if isinstance(found, Mapping) else {}
 
     def is_missed(self, now: datetime) -> bool:
         """Of a job just started: whether its time passed so long ago that it wants to skip it."""
@@ -190,7 +183,9 @@ class SyncJob(Aggregate):
     def skipped(self, now: datetime) -> Self:
         """Of a job just started: waiting for its next time, as if the missed one had never been."""
         attempt = self.attempt - 1
-        return self._after_run(now, attempt=attempt, **self._planned(self.schedule.next_after, now))
+        return self._after_run(
+            now, attempt=attempt, **self._what_follows(self.schedule.next_after, now)
+        )
 
     def started(self, now: datetime) -> Self:
         """Running, as one more attempt."""
@@ -210,7 +205,7 @@ class SyncJob(Aggregate):
             started_at=started_at,
             attempt=0,
             scheduled_for=None,
-            **{"error_message": None, **self._planned(self._following, now)},
+            **{"error_message": None, **self._what_follows(self._following, now)},
             records_processed=self.records_processed + records,
             **({} if checkpoint is None else {"checkpoint": checkpoint}),
         )
@@ -254,7 +249,7 @@ class SyncJob(Aggregate):
             changes["last_run_at"] = started_at
         return evolved(self, version=self.version + 1, updated_at=now, **changes)
 
-    def _planned(
+    def _what_follows(
         self, next_after: Callable[[datetime], datetime | None], now: datetime
     ) -> dict[str, Any]:
         """What comes next. A worker may not know the time zone that a job was given elsewhere; then

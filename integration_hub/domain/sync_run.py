@@ -22,7 +22,7 @@ from integration_hub.domain.errors import (
     SyncRunNotFound,
 )
 from integration_hub.domain.frozen import draft, evolved, frozen, put
-from integration_hub.domain.frozen_json import checked_json
+from integration_hub.domain.frozen_json import checked_json, stored_part
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.sync_job import MOST_RECORDS, SyncJob
 from integration_hub.domain.values import checked_count, clipped_text, new_id
@@ -190,6 +190,5 @@ def wait_after(attempt: int, error: object) -> timedelta:
 
 def max_concurrency(config: Mapping[str, Any]) -> int:
     """How many jobs of an integration run at once: ``config["sync"]["max_concurrency"]``, or 1."""
-    sync = config.get("sync")
-    most = sync.get("max_concurrency", 1) if isinstance(sync, Mapping) else 1
+    most = stored_part(config, "sync").get("max_concurrency", 1)
     return most if isinstance(most, int) and not isinstance(most, bool) and most >= 1 else 1

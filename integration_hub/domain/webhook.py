@@ -1,6 +1,6 @@
 """A webhook: who is told about which events of an integration.
 
-May import: `aggregate`, `errors`, `frozen`, `values`.
+May import: `aggregate`, `errors`, `frozen`, `frozen_json`, `values`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from uuid import UUID
 from integration_hub.domain.aggregate import Aggregate, reason
 from integration_hub.domain.errors import NotFound, ValidationError, WebhookNotFound
 from integration_hub.domain.frozen import put
+from integration_hub.domain.frozen_json import checked_part, stored_part
 from integration_hub.domain.values import (
     checked_count,
     checked_event,
@@ -85,19 +86,17 @@ def usable_options(config: Mapping[str, Any]) -> dict[str, Any]:
     """What ``config["delivery"]`` says, without what can only be written into a table by hand. But
     headers are given as they are: an attempt that can't send them is to fail, and to say so.
     """
-    found = config.get("delivery")
-    if not isinstance(found, Mapping):
-        return {}
+    found = stored_part(config, "delivery")
     return {name: value for name, value in found.items() if _is_usable(name, value)}
 
 
 def _is_usable(name: str, value: object) -> bool:
+    if name == "headers":
+        return True
     try:
         _OPTIONS[name](name, value)
-    except KeyError:
+    except (KeyError, ValidationError):
         return False
-    except ValidationError:
-        return name == "headers"
     return True
 
 
@@ -133,11 +132,7 @@ class Webhook(Aggregate):
         put(self, "url", checked_url("url", self.url))
         put(self, "events", checked_patterns("events", self.events))
         put(self, "status", member("status", self.status, STATUSES))
-        delivery = self.config.get("delivery", {})
-        if not isinstance(delivery, Mapping):
-            problem = "must be a JSON object"
-            raise ValidationError("config.delivery", type(delivery).__name__, problem)
-        for name, value in delivery.items():
+        for name, value in checked_part(self.config, "delivery").items():
             if name not in _OPTIONS:
                 known = ", ".join(sorted(_OPTIONS))
                 raise ValidationError("config.delivery", name, f"may only have: {known}")
