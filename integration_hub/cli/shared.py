@@ -55,6 +55,12 @@ def duration(option: str, text: str) -> timedelta:
     return timedelta(seconds=float(found[1]) * _UNITS[found[2] or "s"])
 
 
+def ago(hub: Hub, option: str, text: str) -> datetime:
+    """The moment that lies so long back."""
+    age = duration(option, text)
+    return hub.clock.now() - age
+
+
 def identity(option: str, text: str) -> UUID:
     try:
         return UUID(text)

@@ -20,6 +20,7 @@ from integration_hub.cli.shared import (
     PRUNED_AT_ONCE,
     TenantName,
     Url,
+    ago,
     chosen,
     console,
     duration,
@@ -149,11 +150,11 @@ def history(
     url: Url = None,
 ) -> None:
     """The runs of a job, and what came of each."""
-    age = None if since is None else duration("--since", since)
-    with opened(url) as hub, hub.unit_of_work(tenant=chosen(tenant)) as uow:
-        start = None if age is None else hub.clock.now() - age
-        found = _job(uow, job)
-        runs = uow.sync_runs.history(found.id, limit, status=status or None, since=start)
+    with opened(url) as hub:
+        start = None if since is None else ago(hub, "--since", since)
+        with hub.unit_of_work(tenant=chosen(tenant)) as uow:
+            found = _job(uow, job)
+            runs = uow.sync_runs.history(found.id, limit, status=status or None, since=start)
     following = "none" if found.next_run_at is None else f"{found.next_run_at:%Y-%m-%d %H:%M:%S}"
     listed(f"{found.name}: {found.status}, next run: {following}", runs, _HISTORY)
 
@@ -167,9 +168,8 @@ def prune(
     url: Url = None,
 ) -> None:
     """Forget ended runs, in batches that hold nobody up."""
-    age = duration("--older-than", older_than)
     with opened(url) as hub:
-        before = hub.clock.now() - age
+        before = ago(hub, "--older-than", older_than)
         total = in_batches(
             hub, chosen(tenant), lambda uow: uow.sync_runs.prune(before, limit=PRUNED_AT_ONCE)
         )

@@ -14,6 +14,7 @@ from integration_hub.cli.shared import (
     PRUNED_AT_ONCE,
     TenantName,
     Url,
+    ago,
     chosen,
     console,
     duration,
@@ -152,7 +153,6 @@ def replay(
     if (delivery is None) == (failed_of is None):
         problem = "must be given, or else --failed-of with a webhook"
         raise ValidationError("delivery", delivery, problem)
-    age = None if since is None else duration("--since", since)
 
     def again(uow: UnitOfWork) -> int:
         if delivery is not None:
@@ -161,7 +161,7 @@ def replay(
         return uow.messages.replay_failed(identity("--failed-of", failed_of or ""), since=start)
 
     with opened(url) as hub:
-        start = None if age is None else hub.clock.now() - age
+        start = None if since is None else ago(hub, "--since", since)
         count = hub.run(again, tenant=chosen(tenant)).unwrap()
     console.print(f"{count} to be sent again", highlight=False)
 
@@ -173,10 +173,9 @@ def prune(
     url: Url = None,
 ) -> None:
     """Forget messages that are over, and what was received, in batches that hold nobody up."""
-    age = duration("--older-than", older_than)
     of = chosen(tenant)
     with opened(url) as hub:
-        before = hub.clock.now() - age
+        before = ago(hub, "--older-than", older_than)
         gone = in_batches(hub, of, lambda uow: uow.messages.prune(before, limit=PRUNED_AT_ONCE))
         read = in_batches(hub, of, lambda uow: uow.inbox.prune(before, limit=PRUNED_AT_ONCE))
     console.print(f"{gone} messages and {read} of the inbox forgotten", highlight=False)
