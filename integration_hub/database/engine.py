@@ -1,6 +1,6 @@
 """The database connection manager: an engine with its pool, limits, transactions and mapping.
 
-May import: `domain`, `ports`, `clock`, `faults`, `health`, SQLAlchemy.
+May import: `domain`, `ports`, `clock`, `connections`, `faults`, `health`, SQLAlchemy.
 """
 
 from __future__ import annotations
@@ -16,26 +16,29 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar, overload
+from typing import Any, TypeVar, overload
 
-import psycopg
 import pydantic
-from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url, text
-from sqlalchemy.engine import ExceptionContext
+from sqlalchemy import URL, Connection, Engine, create_engine, exc, make_url, text
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
 from integration_hub.database.clock import DatabaseClock
-from integration_hub.database.faults import faults_named, is_of_no_use
+from integration_hub.database.connections import (
+    LAZY,
+    keep_to_utc,
+    leave_standbys,
+    ping_after_rest,
+    prepare_sqlite,
+)
+from integration_hub.database.faults import faults_named
 from integration_hub.database.health import Health, PoolFigures
-from integration_hub.database.json_operators import register_functions
 from integration_hub.domain.errors import HubError, ValidationError
 from integration_hub.domain.values import checked_count, checked_duration
 from integration_hub.ports.clock import Clock, SystemClock
 
 T = TypeVar("T")
 
-_PING_AFTER = 1.0  # seconds of rest after which a pooled connection is tried before it is lent out
 #: What is asked for is nearly always in memory, or on a disk without moving parts, where a page
 #: costs the same wherever it lies. By the default of 4, made for disks that turn, small tables are
 #: read whole for each row that is wanted. Source: PostgreSQL manual, 19.7.2.
@@ -55,7 +58,6 @@ _RELIED_ON = (
     "-c timezone=UTC -c datestyle=ISO -c array_nulls=on"
     r" -c default_transaction_isolation=read\ committed"
 )
-LAZY: Final = "integration_hub_lazy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,12 +293,12 @@ class DatabaseConnectionManager:
             hide_parameters=True,  # they may hold what is not for logs
         )
         if self.is_postgres:
-            _keep_to_utc(engine)
-            _leave_standbys(engine)
+            keep_to_utc(engine)
+            leave_standbys(engine)
         else:
-            self._teach_sqlite(engine)
+            prepare_sqlite(engine, self._lock_timeout)
         if self.pool.pre_ping:
-            _ping_after_rest(engine)
+            ping_after_rest(engine)
         return engine
 
     def _postgres_arguments(self) -> dict[str, Any]:
@@ -323,40 +325,9 @@ class DatabaseConnectionManager:
             arguments["prepare_threshold"] = None
         return arguments
 
-    def _teach_sqlite(self, engine: Engine) -> None:
-        busy = round(self._lock_timeout.total_seconds() * 1000)
-
-        @event.listens_for(engine, "connect")
-        def prepare(connection: Any, record: object) -> None:
-            connection.isolation_level = None  # sqlite3 begins nothing by itself: we do
-            for pragma in (
-                f"busy_timeout = {busy}",
-                "foreign_keys = ON",
-                "journal_mode = WAL",
-                "synchronous = NORMAL",
-            ):
-                connection.execute(f"PRAGMA {pragma}")
-            register_functions(connection)
-
-        @event.listens_for(engine, "begin")
-        def begin(connection: Connection) -> None:
-            if not connection.get_execution_options().get(LAZY):
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-
     def _begins(self) -> dict[str, Any]:
         """What makes a connection of a pool that begins nothing by itself begin transactions."""
         return {"isolation_level": "READ COMMITTED"} if self.is_postgres else {}
-
-
-def begin_lazily(connection: Connection) -> None:
-    """Begin the transaction of a connection of `lazy_engine`, before its first write.
-
-    Until then each read stands for itself, which is what READ COMMITTED means anyway, and costs
-    one round trip instead of three. On SQLite the write lock is taken at once, so that a
-    transaction that has read can never be refused its write.
-    """
-    is_sqlite = connection.dialect.name == "sqlite"
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if is_sqlite else "BEGIN")
 
 
 def mapped(rows: list[dict[str, Any]], into: type[T]) -> list[T]:
@@ -386,47 +357,3 @@ def _forked(reference: weakref.ref[DatabaseConnectionManager]) -> None:
     manager = reference()
     if manager is not None:
         manager.leave_to_parent()
-
-
-def _keep_to_utc(engine: Engine) -> None:
-    """Say it again where `options` did not arrive: PgBouncer is told to ignore them, and keeps to
-    a time zone, and a style of dates, that are set by a statement.
-    """
-
-    @event.listens_for(engine, "connect")
-    def check(connection: psycopg.Connection[Any], record: object) -> None:
-        if connection.info.parameter_status("TimeZone") != "UTC":
-            connection.execute("SET TIME ZONE 'UTC'")
-            connection.execute("SET datestyle = 'ISO'")
-            connection.commit()
-
-
-def _leave_standbys(engine: Engine) -> None:
-    """Give up the pool's connections to a server that takes no writes any more."""
-
-    @event.listens_for(engine, "handle_error")
-    def check(context: ExceptionContext) -> None:
-        if is_of_no_use(context.original_exception):
-            context.is_disconnect = True
-
-
-def _ping_after_rest(engine: Engine) -> None:
-    """Try a connection that has rested before it is lent out; one in steady use is not tried."""
-
-    @event.listens_for(engine, "checkin")
-    def note(connection: object, record: Any) -> None:
-        record.info["rests_since"] = time.monotonic()
-
-    @event.listens_for(engine, "checkout")
-    def ping(connection: Any, record: Any, proxy: object) -> None:
-        since = record.info.get("rests_since")
-        if since is None or time.monotonic() - since < _PING_AFTER:
-            return
-        try:
-            engine.dialect.do_ping(connection)
-        except Exception as error:
-            if not engine.dialect.loaded_dbapi or not isinstance(
-                error, engine.dialect.loaded_dbapi.Error
-            ):
-                raise
-            raise exc.DisconnectionError from error

@@ -20,7 +20,8 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from integration_hub.database.clock import DatabaseClock
-from integration_hub.database.engine import DatabaseConnectionManager, begin_lazily
+from integration_hub.database.connections import begin_lazily
+from integration_hub.database.engine import DatabaseConnectionManager
 from integration_hub.database.faults import (
     driver_fault,
     fault,

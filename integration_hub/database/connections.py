@@ -1,0 +1,97 @@
+"""What the connections of a pool are told when they open, and when they are given up.
+
+May import: `faults`, `json_operators`, SQLAlchemy, psycopg.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import Any, Final
+
+import psycopg
+from sqlalchemy import Connection, Engine, event, exc
+from sqlalchemy.engine import ExceptionContext
+
+from integration_hub.database.faults import is_of_no_use
+from integration_hub.database.json_operators import register_functions
+
+LAZY: Final = "integration_hub_lazy"
+_PING_AFTER = 1.0  # seconds of rest after which a pooled connection is tried before it is lent out
+
+
+def begin_lazily(connection: Connection) -> None:
+    """Begin the transaction of a connection of `lazy_engine`, before its first write.
+
+    Until then each read stands for itself, which is what READ COMMITTED means anyway, and costs
+    one round trip instead of three. On SQLite the write lock is taken at once, so that a
+    transaction that has read can never be refused its write.
+    """
+    is_sqlite = connection.dialect.name == "sqlite"
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if is_sqlite else "BEGIN")
+
+
+def prepare_sqlite(engine: Engine, lock_timeout: timedelta) -> None:
+    """What SQLite has to be told on each connection, and how transactions begin there."""
+    busy = round(lock_timeout.total_seconds() * 1000)
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, record: object) -> None:
+        connection.isolation_level = None  # sqlite3 begins nothing by itself: we do
+        for pragma in (
+            f"busy_timeout = {busy}",
+            "foreign_keys = ON",
+            "journal_mode = WAL",
+            "synchronous = NORMAL",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+        register_functions(connection)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        if not connection.get_execution_options().get(LAZY):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def keep_to_utc(engine: Engine) -> None:
+    """Say it again where `options` did not arrive: PgBouncer is told to ignore them, and keeps to
+    a time zone, and a style of dates, that are set by a statement.
+    """
+
+    @event.listens_for(engine, "connect")
+    def check(connection: psycopg.Connection[Any], record: object) -> None:
+        if connection.info.parameter_status("TimeZone") != "UTC":
+            connection.execute("SET TIME ZONE 'UTC'")
+            connection.execute("SET datestyle = 'ISO'")
+            connection.commit()
+
+
+def leave_standbys(engine: Engine) -> None:
+    """Give up the pool's connections to a server that takes no writes any more."""
+
+    @event.listens_for(engine, "handle_error")
+    def check(context: ExceptionContext) -> None:
+        if is_of_no_use(context.original_exception):
+            context.is_disconnect = True
+
+
+def ping_after_rest(engine: Engine) -> None:
+    """Try a connection that has rested before it is lent out; one in steady use is not tried."""
+
+    @event.listens_for(engine, "checkin")
+    def note(connection: object, record: Any) -> None:
+        record.info["rests_since"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def ping(connection: Any, record: Any, proxy: object) -> None:
+        since = record.info.get("rests_since")
+        if since is None or time.monotonic() - since < _PING_AFTER:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except Exception as error:
+            if not engine.dialect.loaded_dbapi or not isinstance(
+                error, engine.dialect.loaded_dbapi.Error
+            ):
+                raise
+            raise exc.DisconnectionError from error
