@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 
 from sqlalchemy import Connection
 
@@ -71,7 +72,7 @@ class DatabaseClock:
 
     def _compare(self) -> None:
         with self._reading() as connection:
-            off, error = min((_compared(connection) for _ in range(_SAMPLES)), key=_error_of)
+            off, error = min((_compared(connection) for _ in range(_SAMPLES)), key=itemgetter(1))
         was = self._offset
         if abs(off - was) > error:
             self._offset = off
@@ -94,10 +95,6 @@ def _compared(connection: Connection) -> tuple[timedelta, timedelta]:
     there: datetime = connection.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
     half = timedelta(seconds=(time.monotonic() - began) / 2)
     return there - before - half, half
-
-
-def _error_of(compared: tuple[timedelta, timedelta]) -> timedelta:
-    return compared[1]
 
 
 def _ahead() -> float:

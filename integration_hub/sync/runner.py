@@ -53,7 +53,7 @@ class OffersWork(OpensUnitsOfWork, Protocol):
 class SyncContext:
     """What a handler works with."""
 
-    def __init__(self, runner: SyncRunner, run: SyncRun) -> None:
+    def __init__(self, runner: SyncRunner, run: SyncRun, heard_at: float) -> None:
         assert run.job is not None
         assert run.integration is not None
         self.run = run
@@ -61,11 +61,11 @@ class SyncContext:
         self.integration: Integration = run.integration
         self._runner = runner
         self._stop = threading.Event()
-        started = time.monotonic()
         limit = self.job.time_limit
-        self._ends_at = math.inf if limit is None else started + limit.total_seconds()
+        seconds = math.inf if limit is None else limit.total_seconds()
+        self._ends_at = time.monotonic() + seconds
         self._lease = runner.lease.total_seconds()
-        self.heard_at = started  # when the worker last spoke up, and the database heard it
+        self.heard_at = heard_at  # when the worker last spoke up, and the database heard it
         self.why: str | None = None
         self.is_over = False
         self.lock = threading.RLock()  # between the handler's thread and that of the heartbeats
@@ -230,9 +230,7 @@ class SyncRunner:
 
         self._endings.flush()
         spoken_at = time.monotonic()
-        contexts = [SyncContext(self, run) for run in self._does(claim)]
-        for context in contexts:
-            context.heard_at = spoken_at
+        contexts = [SyncContext(self, run, spoken_at) for run in self._does(claim)]
         with self._lock:
             self._active.update((context.run.id, context) for context in contexts)
         return contexts
