@@ -27,7 +27,9 @@ from integration_hub.ports.unit_of_work import Tenant, UnitOfWork
 from integration_hub.ports.waiting import Waiter
 
 T = TypeVar("T")
+R = TypeVar("R")
 _TRIES = 5
+_SOON, _LATER = 0.05, 1.0  # seconds between tries to store what is left at the end: from, to
 #: Faults that pass: what they hindered can be done later.
 PASSING = (DatabaseUnavailable, PoolExhausted, QueryTimeout, SerializationConflict)
 
@@ -97,6 +99,20 @@ class Together(Generic[T]):
             finally:
                 self._storing.release()
 
+    def settle(self, ends_at: float) -> None:
+        """Store what there is, again and again until a moment of the monotonic clock; once at the
+        least. Raises the database's last error.
+        """
+        pause = _SOON
+        while True:
+            try:
+                return self.flush()
+            except PASSING:
+                if time.monotonic() + pause > ends_at:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, _LATER)
+
     def _take(self, items: list[T]) -> None:
         try:
             self._store(items)
@@ -118,29 +134,36 @@ class Together(Generic[T]):
                 raise
 
 
-class Workforce(Generic[T]):
-    """Up to `concurrency` threads at work on what `claim(room)` gives.
+class Workforce(Generic[T, R]):
+    """Up to `concurrency` threads at work on what `claim(room)` gives; what comes of it goes to
+    `outcomes`.
 
     `work` must not raise what it can handle: an error of the package that it does raise is logged.
-    `reserve` is how much it claims ahead, for short work, so that no thread waits for a claim.
-    `poll` is how often (seconds) it looks for work when it was not told of any.
+    It gives what is to be stored, or None. What the database can't take now is stored with the
+    next, before the next claim, or at the end. `reserve` is how much is claimed ahead, for short
+    work, so that no thread waits for a claim. `poll` is how often (seconds) it looks for work when
+    it was not told of any, `grace` how long (seconds) it has to come to an end.
     """
 
     def __init__(
         self,
         *,
         claim: Callable[[int], list[T]],
-        work: Callable[[T], None],
+        work: Callable[[T], R | None],
+        outcomes: Together[R],
         concurrency: int,
         poll: float,
+        grace: float,
         log: logging.Logger,
         reserve: int = 0,
     ) -> None:
         self._claim = claim
         self._work = work
+        self._outcomes = outcomes
         self._concurrency = concurrency
         self._reserve = reserve
         self._poll = poll
+        self._grace = grace
         self._log = log
         self._lock = threading.Lock()
         self._busy = 0
@@ -152,33 +175,40 @@ class Workforce(Generic[T]):
         return self._is_stopping
 
     def run_once(self) -> int:
-        """Claim once, see it through; gives how many pieces of work it was."""
-        claimed = self._claim(self._concurrency)
+        """Claim once, see it through; gives how many pieces of work it was.
+
+        Raises the database's error where it does not take what came of it within the grace time;
+        the next call tries again.
+        """
+        claimed = self._claimed(self._concurrency)
         with ThreadPoolExecutor(self._concurrency) as pool:
-            done = wait([pool.submit(self._work, each) for each in claimed]).done
+            done = wait([pool.submit(self._see_through, each) for each in claimed]).done
+        self._outcomes.settle(time.monotonic() + self._grace)
         for each in done:
             each.result()
         return len(claimed)
 
-    def run_forever(
-        self, waiter: Waiter, *, grace: float, let_go: Callable[[], None] | None = None
-    ) -> None:
-        """Work until `stop`. Then claim nothing more, wait for `grace` seconds, and call `let_go`.
+    def run_forever(self, waiter: Waiter, *, let_go: Callable[[], None] | None = None) -> None:
+        """Work until `stop`. Then claim nothing more, wait for the grace time, and call `let_go`.
 
         A database that can't be reached is waited for; `SchemaOutOfDate` is raised.
         """
         self._waiter = waiter
-        with ThreadPoolExecutor(self._concurrency) as pool:
-            try:
-                while not self._is_stopping:
-                    if not self._begin(pool):
-                        waiter.wait(self._poll)
-                deadline = time.monotonic() + grace
-                while self._busy and (left := deadline - time.monotonic()) > 0:
-                    waiter.wait(left)
-            finally:
-                if let_go is not None:
-                    let_go()
+        ends_at = 0.0  # where it breaks off, nothing is waited for
+        try:
+            with ThreadPoolExecutor(self._concurrency) as pool:
+                try:
+                    while not self._is_stopping:
+                        if not self._begin(pool):
+                            waiter.wait(self._poll)
+                    ends_at = time.monotonic() + self._grace
+                    while self._busy and (left := ends_at - time.monotonic()) > 0:
+                        waiter.wait(left)
+                finally:
+                    if let_go is not None:
+                        let_go()
+        finally:
+            self._settle(ends_at)
 
     def stop(self) -> None:
         """Claim nothing more. A signal handler may call it."""
@@ -186,13 +216,32 @@ class Workforce(Generic[T]):
         if self._waiter is not None:
             self._waiter.wake()
 
+    def _settle(self, ends_at: float) -> None:
+        try:
+            self._outcomes.settle(ends_at)
+        except StorageError as error:  # what was claimed will be lost, and done again
+            self._log.error("the last outcomes are not stored: %s", error.message)
+
+    def _claimed(self, room: int) -> list[T]:
+        self._outcomes.flush()
+        return self._claim(room)
+
+    def _see_through(self, piece: T) -> None:
+        outcome = self._work(piece)
+        if outcome is None:
+            return
+        try:
+            self._outcomes.add(outcome)
+        except PASSING as error:
+            self._log.warning("an outcome can't be stored yet, and is kept: %s", error.message)
+
     def _begin(self, pool: ThreadPoolExecutor) -> int:
         """Claim as much as there are threads for; gives how much it was."""
         room = self._concurrency + self._reserve - self._busy
         if room < max(1, self._reserve):
             return 0
         try:
-            claimed = self._claim(room)
+            claimed = self._claimed(room)
         except SchemaOutOfDate:
             raise
         except StorageError as error:
@@ -201,7 +250,7 @@ class Workforce(Generic[T]):
         for each in claimed:
             with self._lock:
                 self._busy += 1
-            pool.submit(self._work, each).add_done_callback(self._ended)
+            pool.submit(self._see_through, each).add_done_callback(self._ended)
         return len(claimed)
 
     def _ended(self, done: Future[None]) -> None:

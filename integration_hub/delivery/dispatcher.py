@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Protocol, TypeAlias
 from uuid import UUID
 
 from integration_hub.delivery.guard import AddressGuard
@@ -56,6 +56,7 @@ from integration_hub.workforce import OpensUnitsOfWork, Together, Workforce, rep
 _LOG = logging.getLogger("integration_hub.delivery")
 _READ = 64 * 1024  # bytes of an answer that are read; what is longer costs it its connection
 _OF_LEASE = 0.75  # the most of a lease that one request may take
+_Made: TypeAlias = tuple[WebhookDelivery, AttemptOutcome]
 
 
 class OffersMessages(OpensUnitsOfWork, Protocol):
@@ -104,7 +105,6 @@ class WebhookDispatcher:
         self._tenant = tenant
         self._per_host = checked_count("per_host", per_host, least=1)
         self._lease = checked_lease("lease", lease)
-        self._grace = checked_duration("grace", grace).total_seconds()
         limits = Limits(pool=self._per_host, max_response_bytes=_READ, max_redirects=0)
         guard = None if allow_private_addresses else AddressGuard(allow_networks)
         self._client = HttpClient(
@@ -113,16 +113,17 @@ class WebhookDispatcher:
             transport=UrllibTransport(limits=limits, tls=tls, guard=guard),
         )
         self._lock = threading.Lock()
-        self._outcomes = Together(self._record, self._cannot_record)
         self._at: Counter[UUID] = Counter()
         self._webhooks: dict[UUID, Webhook] = {}
         threads = checked_count("concurrency", concurrency, least=1, most=1_000)
         self._workforce = Workforce(
             claim=self._claimed,
             work=self._deliver,
+            outcomes=Together(self._record, self._cannot_record),
             concurrency=threads,
             reserve=threads,
             poll=checked_duration("poll", poll).total_seconds(),
+            grace=checked_duration("grace", grace).total_seconds(),
             log=_LOG,
         )
 
@@ -132,9 +133,8 @@ class WebhookDispatcher:
 
     def run_forever(self) -> None:
         """Deliver until `stop` is called. A database that can't be reached is waited for."""
-        with self._hub.waiter(DELIVERY_WORK) as waiter:
-            self._workforce.run_forever(waiter, grace=self._grace)
-        self._client.close()
+        with self._hub.waiter(DELIVERY_WORK) as waiter, self._client:
+            self._workforce.run_forever(waiter)
 
     def run_until_signalled(self) -> None:
         """As `run_forever`, in the main thread of a process, until SIGTERM or SIGINT."""
@@ -166,7 +166,6 @@ class WebhookDispatcher:
                 for each in found
             ]
 
-        self._outcomes.flush()
         claimed = repeated(self._hub, claim, tenant=self._tenant, actor=self.worker)
         with self._lock:
             for each in claimed:
@@ -178,27 +177,29 @@ class WebhookDispatcher:
         with self._lock:
             return [self._webhooks[id] for id in self._at.elements()]
 
-    def _deliver(self, sending: _Sending) -> None:
+    def _deliver(self, sending: _Sending) -> _Made | None:
+        """Send it, or give it back; gives what came of it, if it was sent."""
         try:
-            self._make(sending)
+            return self._made(sending)
         except (LeaseLost, DeliveryNotFound) as error:  # of what it gives back
             _LOG.warning("%s", error.message)
+            return None
         finally:
             with self._lock:
                 self._at[sending.webhook.id] -= 1
                 if not self._at[sending.webhook.id]:
                     del self._at[sending.webhook.id], self._webhooks[sending.webhook.id]
 
-    def _make(self, sending: _Sending) -> None:
+    def _made(self, sending: _Sending) -> _Made | None:
         options = DeliveryOptions.of(sending.webhook)
         limit = min(options.timeout, self._lease * _OF_LEASE).total_seconds()
         waited = time.monotonic() - sending.claimed_at
         if self._workforce.is_stopping or waited + limit > self._lease.total_seconds():
             self._does(lambda uow: uow.messages.release(sending.delivery))
-            return
-        self._outcomes.add((sending.delivery, self._sent(sending, options, limit)))
+            return None
+        return sending.delivery, self._sent(sending, options, limit)
 
-    def _record(self, made: list[tuple[WebhookDelivery, AttemptOutcome]]) -> None:
+    def _record(self, made: list[_Made]) -> None:
         def record(uow: UnitOfWork) -> list[WebhookDelivery]:
             return uow.messages.record_many(made)
 
@@ -208,9 +209,7 @@ class WebhookDispatcher:
             if (delivery.id, delivery.attempt_count) not in ours:
                 _LOG.warning("%s", LeaseLost(delivery.id, delivery.KIND).message)
 
-    def _cannot_record(
-        self, made: tuple[WebhookDelivery, AttemptOutcome], error: Exception
-    ) -> None:
+    def _cannot_record(self, made: _Made, error: Exception) -> None:
         # Its lease will run out, and the attempt be logged as lost.
         _LOG.error("delivery %s: %s", made[0].id, told(error))
 

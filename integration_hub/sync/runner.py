@@ -21,7 +21,6 @@ from integration_hub.domain.errors import (
     HubError,
     LeaseLost,
     PoolExhausted,
-    StorageError,
     SyncRunNotFound,
     ValidationError,
 )
@@ -159,16 +158,16 @@ class SyncRunner:
         self._concurrency = checked_count("concurrency", concurrency, least=1, most=1_000)
         self._tenant = tenant
         self.lease = checked_claim(self.worker, self._concurrency, lease)
-        self._grace = checked_duration("grace", grace).total_seconds()
         self._lock = threading.Lock()
         self._active: dict[Any, SyncContext] = {}
         self._reaps_at = 0.0  # by the monotonic clock
-        self._endings = Together(self._tell, self._cannot_tell)
         self._workforce = Workforce(
             claim=self._claimed,
             work=self._see_through,
+            outcomes=Together(self._tell, self._cannot_tell),
             concurrency=self._concurrency,
             poll=checked_duration("poll", poll).total_seconds(),
+            grace=checked_duration("grace", grace).total_seconds(),
             log=_LOG,
         )
 
@@ -186,7 +185,7 @@ class SyncRunner:
         A database that can't be reached is waited for. Raises `SchemaOutOfDate`.
         """
         with self.hub.waiter(SYNC_WORK) as waiter, self._beating():
-            self._workforce.run_forever(waiter, grace=self._grace, let_go=self._let_go)
+            self._workforce.run_forever(waiter, let_go=self._let_go)
 
     def run_until_signalled(self) -> None:
         """As `run_forever`, in the main thread of a process, until SIGTERM or SIGINT."""
@@ -228,15 +227,14 @@ class SyncRunner:
                 self._reaps_at = time.monotonic() + _REAPS_AFTER
             return uow.sync_jobs.claim(self.worker, limit=room, lease=self.lease, types=self._types)
 
-        self._endings.flush()
         spoken_at = time.monotonic()
         contexts = [SyncContext(self, run, spoken_at) for run in self._does(claim)]
         with self._lock:
             self._active.update((context.run.id, context) for context in contexts)
         return contexts
 
-    def _see_through(self, context: SyncContext) -> None:
-        """Let the handler work, and tell how it ended."""
+    def _see_through(self, context: SyncContext) -> _Ending | None:
+        """Let the handler work; gives how it ended, if there is anything to tell."""
         run = context.run
         try:
             outcome: SyncOutcome | None = None
@@ -247,17 +245,10 @@ class SyncRunner:
                 failure = error
             with context.lock:
                 context.is_over = True  # no heartbeat after this
-            ending = self._ending_of(context, outcome, failure)
+            return self._ending_of(context, outcome, failure)
         finally:
             with self._lock:
                 del self._active[run.id]
-        if ending is not None:
-            try:
-                self._endings.add(ending)
-            except StorageError as error:
-                _LOG.error(
-                    "sync run %s has ended, and can't be told yet: %s", run.id, error.message
-                )
 
     def _handler_of(self, context: SyncContext) -> Handler:
         kind = context.integration.type

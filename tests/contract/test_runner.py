@@ -6,7 +6,7 @@ import dataclasses
 import math
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from integration_hub import (
     Hub,
     HubSettings,
     Integration,
+    QueryTimeout,
     Schedule,
     SyncJob,
     SyncJobNotFound,
@@ -174,9 +175,10 @@ def test_an_ending_that_the_database_does_not_take_is_told_before_the_next_claim
             other.execute(text("LOCK TABLE sync_runs IN EXCLUSIVE MODE"))
             return SyncOutcome(records=3)
 
-        runner = SyncRunner(hub, {"crm": pull})
-        assert runner.run_once() == 1
-        assert "has ended, and can't be told yet" in caplog.text
+        runner = SyncRunner(hub, {"crm": pull}, grace=0.3)
+        with pytest.raises(QueryTimeout):
+            runner.run_once()
+        assert "an outcome can't be stored yet" in caplog.text
         assert job_of(hub_postgres, job).status == "running"
         other.rollback()
         assert runner.run_once() == 0
@@ -185,6 +187,54 @@ def test_an_ending_that_the_database_does_not_take_is_told_before_the_next_claim
         "completed",
         3,
     )
+
+
+def test_a_runner_that_runs_once_waits_for_a_database_that_is_away(
+    hub_postgres: Hub, hub_postgres_url: URL
+) -> None:
+    _, (job,) = add_jobs(hub_postgres)
+    with returning(hub_postgres_url) as (goes, comes_back):
+
+        def pull(context: SyncContext) -> SyncOutcome:
+            goes()
+            comes_back()
+            return SyncOutcome(records=3)
+
+        assert SyncRunner(hub_postgres, {"crm": pull}).run_once() == 1
+    assert job_of(hub_postgres, job).records_processed == 3
+
+
+def test_a_runner_that_ends_waits_for_a_database_that_is_away(
+    hub_postgres: Hub, hub_postgres_url: URL
+) -> None:
+    _, (job,) = add_jobs(hub_postgres)
+    with returning(hub_postgres_url) as (goes, comes_back):
+
+        def pull(context: SyncContext) -> SyncOutcome:
+            goes()
+            runner.stop()
+            comes_back()
+            return SyncOutcome(records=3)
+
+        runner = SyncRunner(hub_postgres, {"crm": pull})
+        runner.run_forever()
+    assert job_of(hub_postgres, job).records_processed == 3
+
+
+def test_what_is_not_stored_within_the_grace_time_is_told(
+    hub_postgres: Hub, hub_postgres_url: URL, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, (job,) = add_jobs(hub_postgres)
+    with ExitStack() as stack:
+
+        def pull(context: SyncContext) -> None:
+            stack.enter_context(away(hub_postgres_url))
+            runner.stop()
+
+        runner = SyncRunner(hub_postgres, {"crm": pull}, grace=0.3)
+        runner.run_forever()
+    assert "the last outcomes are not stored" in caplog.text
+    assert job_of(hub_postgres, job).status == "running"  # until its lease runs out
 
 
 def test_handlers_run_at_once_up_to_the_concurrency(each_hub: Hub) -> None:
@@ -322,6 +372,16 @@ def away(url: URL) -> Iterator[None]:
         finally:
             admin.execute(text(f"{allowing} true"))
     engine.dispose()
+
+
+@contextmanager
+def returning(url: URL) -> Iterator[tuple[Callable[[], None], Callable[[], None]]]:
+    """What makes a database go away, and what makes it come back in a while."""
+    stack = ExitStack()
+    timer = threading.Timer(0.5, stack.close)
+    with stack:
+        yield lambda: stack.enter_context(away(url)), timer.start
+        timer.join()
 
 
 def test_heartbeats_go_on_after_a_fault(caplog: pytest.LogCaptureFixture) -> None:

@@ -118,7 +118,7 @@ def test_an_outcome_that_the_database_does_not_take_is_stored_before_the_next_cl
         httpserver.expect_request("/hook").respond_with_handler(receive)
         add_webhook(hub, httpserver.url_for("/hook"))
         message = publish(hub)
-        sender = dispatcher(hub)
+        sender = dispatcher(hub, grace=0.3)
         with pytest.raises(QueryTimeout):
             sender.run_once()
         assert [each.status for each in deliveries(hub_postgres, message)] == ["delivering"]

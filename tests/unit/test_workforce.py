@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -88,3 +89,25 @@ def test_a_fault_on_the_way_costs_nothing() -> None:
     database.goes_down_after = None
     database.together.flush()
     assert (database.stored, database.refused) == ([1, 2], [101])
+
+
+def test_what_is_left_is_stored_as_soon_as_that_is_possible() -> None:
+    database = Database()
+    database.add_while_down(1, 2)
+    database.is_up = False
+    timer = threading.Timer(0.2, setattr, (database, "is_up", True))
+    timer.start()
+    database.together.settle(time.monotonic() + 20)
+    timer.join()
+    assert database.stored == [1, 2]
+
+
+def test_what_is_left_is_kept_where_the_time_is_over() -> None:
+    database = Database()
+    database.add_while_down(1)
+    database.is_up = False
+    with pytest.raises(DatabaseUnavailable):
+        database.together.settle(time.monotonic() + 0.2)
+    database.is_up = True
+    database.together.settle(0.0)  # once at the least
+    assert database.stored == [1]
