@@ -174,8 +174,8 @@ class Workforce(Generic[T, R]):
     def is_stopping(self) -> bool:
         return self._is_stopping
 
-    def run_once(self) -> int:
-        """Claim once, see it through; gives how many pieces of work it was.
+    def run_once(self) -> list[T]:
+        """Claim once, see it through; gives what it was.
 
         Raises the database's error where it does not take what came of it within the grace time;
         the next call tries again.
@@ -186,7 +186,18 @@ class Workforce(Generic[T, R]):
         self._outcomes.settle(time.monotonic() + self._grace)
         for each in done:
             each.result()
-        return len(claimed)
+        return claimed
+
+    def run_due(self, has_old: Callable[[list[T]], bool]) -> int:
+        """Claim and see through, until what is claimed has nothing old any more; gives how many
+        pieces of work it was.
+        """
+        total = 0
+        while claimed := self.run_once():
+            total += len(claimed)
+            if not has_old(claimed):
+                break
+        return total
 
     def run_forever(self, waiter: Waiter, *, let_go: Callable[[], None] | None = None) -> None:
         """Work until `stop`. Then claim nothing more, wait for the grace time, and call `let_go`.

@@ -105,15 +105,14 @@ class Works(Protocol):
 
     @property
     def worker(self) -> str: ...
-    def run_once(self) -> int: ...
+    def run_due(self) -> int: ...
     def run_until_signalled(self) -> None: ...
 
 
 def work(works: Works, kind: str, does: str, *, once: bool, counted: str) -> None:
     """Let it work until SIGTERM, or, `once`, through what is due now."""
     if once:
-        total = sum(iter(works.run_once, 0))
-        console.print(f"{total} {counted}", highlight=False)
+        console.print(f"{works.run_due()} {counted}", highlight=False)
         return
     console.print(f"{kind} {works.worker} {does}", highlight=False)
     works.run_until_signalled()

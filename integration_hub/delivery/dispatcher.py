@@ -43,6 +43,7 @@ from integration_hub.domain.webhook_message import (
     AttemptOutcome,
     DeliveryOptions,
     WebhookDelivery,
+    WebhookMessage,
 )
 from integration_hub.http.client import HttpClient
 from integration_hub.http.options import Limits, Timeout, Tls
@@ -73,6 +74,17 @@ class _Sending:
     webhook: Webhook
     secrets: list[str] = field(repr=False)
     claimed_at: float
+
+    @property
+    def message(self) -> WebhookMessage:
+        assert self.delivery.message is not None
+        return self.delivery.message
+
+    @property
+    def began(self) -> datetime:
+        """When the attempt began, as the log will have it."""
+        assert self.delivery.last_attempt_at is not None
+        return self.delivery.last_attempt_at
 
 
 class WebhookDispatcher:
@@ -128,8 +140,35 @@ class WebhookDispatcher:
         )
 
     def run_once(self) -> int:
-        """Claim what is due, up to `concurrency`, and deliver it; gives how many it were."""
-        return self._workforce.run_once()
+        """Claim what is due, up to `concurrency`, and deliver it; gives how many it were.
+
+        Raises `StorageError` where the database can't be asked, or does not take within the grace
+        time what came of it; that is stored by the next call.
+        """
+        return len(self._workforce.run_once())
+
+    def run_due(self) -> int:
+        """As `run_once`, until nothing is left of what is due by now; gives how many attempts it
+        were.
+
+        What is published, or to be tried again, meanwhile is left, but for what the last claim has
+        of it: so it ends, however much is published.
+        """
+        began: datetime | None = None
+        tried: set[UUID] = set()
+
+        def has_old(claimed: list[_Sending]) -> bool:
+            nonlocal began
+            began = began or claimed[0].began
+            old = {
+                each.delivery.id
+                for each in claimed
+                if each.message.occurred_at <= began and each.delivery.id not in tried
+            }
+            tried.update(old)
+            return bool(old)
+
+        return self._workforce.run_due(has_old)
 
     def run_forever(self) -> None:
         """Deliver until `stop` is called. A database that can't be reached is waited for."""
@@ -218,10 +257,7 @@ class WebhookDispatcher:
 
     def _sent(self, sending: _Sending, options: DeliveryOptions, limit: float) -> AttemptOutcome:
         """Send it, and see what comes back. Whatever goes wrong goes into the log."""
-        message = sending.delivery.message
-        began = sending.delivery.last_attempt_at
-        assert message is not None
-        assert began is not None
+        began = sending.began
         start = time.monotonic()
         try:
             found = self._answer(sending, options, limit)
@@ -239,9 +275,7 @@ class WebhookDispatcher:
         return replace(found, duration=timedelta(seconds=time.monotonic() - start))
 
     def _answer(self, sending: _Sending, options: DeliveryOptions, limit: float) -> AttemptOutcome:
-        delivery, message = sending.delivery, sending.delivery.message
-        assert message is not None
-        assert delivery.last_attempt_at is not None
+        message = sending.message
         signed = signed_headers(
             sending.secrets, message.message_id, datetime.now(UTC), message.payload
         )
@@ -255,10 +289,8 @@ class WebhookDispatcher:
         if isinstance(outcome, Ok):
             answer = outcome.value
             body = answer.content[:KEPT_OF_RESPONSE].decode(errors="replace")
-            return AttemptOutcome(
-                started_at=delivery.last_attempt_at, status=answer.status, body=body
-            )
-        return _failed(delivery.last_attempt_at, outcome.error)
+            return AttemptOutcome(started_at=sending.began, status=answer.status, body=body)
+        return _failed(sending.began, outcome.error)
 
 
 def _failed(began: datetime, error: HttpError) -> AttemptOutcome:

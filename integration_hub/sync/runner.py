@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from integration_hub.domain.errors import (
@@ -174,10 +174,32 @@ class SyncRunner:
     # --- working ------------------------------------------------------------------------------
 
     def run_once(self) -> int:
-        """Give up what is lost, claim what is due, see it through; gives how many runs it were."""
+        """Give up what is lost, claim what is due, as much as there are threads for, and see it
+        through; gives how many runs it were.
+
+        Raises `StorageError` where the database can't be asked, or does not take within the grace
+        time how they ended; that is told by the next call.
+        """
         self._reaps_at = 0.0
         with self._beating():
-            return self._workforce.run_once()
+            return len(self._workforce.run_once())
+
+    def run_due(self) -> int:
+        """As `run_once`, until nothing is left of what is due by now; gives how many runs it were.
+
+        What comes to be due meanwhile is left, but for what the last claim has of it: so it ends,
+        however often jobs are to run.
+        """
+        began: datetime | None = None
+
+        def has_old(claimed: list[SyncContext]) -> bool:
+            nonlocal began
+            began = began or claimed[0].run.started_at
+            return any(_due_at(context) <= began for context in claimed)
+
+        self._reaps_at = 0.0
+        with self._beating():
+            return self._workforce.run_due(has_old)
 
     def run_forever(self) -> None:
         """Work until `stop` is called; then finish or give back, within the grace time.
@@ -331,6 +353,11 @@ class SyncRunner:
             _LOG.warning("no heartbeat for sync run %s: %s", context.run.id, error.message)
         finally:
             context.lock.release()
+
+
+def _due_at(context: SyncContext) -> datetime:
+    assert context.job.next_run_at is not None
+    return context.job.next_run_at
 
 
 def _checked(outcome: object) -> SyncOutcome:

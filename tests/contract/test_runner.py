@@ -7,6 +7,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -235,6 +236,37 @@ def test_what_is_not_stored_within_the_grace_time_is_told(
         runner.run_forever()
     assert "the last outcomes are not stored" in caplog.text
     assert job_of(hub_postgres, job).status == "running"  # until its lease runs out
+
+
+def test_what_is_due_is_run_and_comes_to_an_end_however_often_jobs_are_to_run(
+    each_hub: Hub, hub_clock: ManualClock
+) -> None:
+    now = hub_clock.now()
+    schedule = Schedule.every(10)
+    _, jobs = add_jobs(each_hub, 3, schedule=schedule, next_run_at=now)
+    _, (again,) = add_jobs(each_hub, schedule=Schedule.once(now), next_run_at=now)
+
+    def pull(context: SyncContext) -> None:
+        hub_clock.advance(11)  # so that the first is due again before the last has run
+        if context.job.id == again.id and context.job.attempt == 1:
+            raise ConnectionError
+
+    runner = SyncRunner(each_hub, {"crm": pull}, concurrency=1)
+    assert runner.run_due() == 5
+    assert {run.status for job in jobs for run in history(each_hub, job)} == {"succeeded"}
+    assert runner.run_due() > 0
+
+
+def test_missed_times_that_are_wanted_are_run_in_one_go(
+    each_hub: Hub, hub_clock: ManualClock
+) -> None:
+    now = hub_clock.now()
+    config = {"sync": {"catch_up": "all"}}
+    schedule = Schedule.every(60, start=now)
+    _, (job,) = add_jobs(each_hub, schedule=schedule, next_run_at=now, config=config)
+    hub_clock.advance(150)
+    assert SyncRunner(each_hub, {"crm": lambda context: None}).run_due() == 3
+    assert job_of(each_hub, job).next_run_at == now + timedelta(seconds=180)
 
 
 def test_handlers_run_at_once_up_to_the_concurrency(each_hub: Hub) -> None:

@@ -129,6 +129,23 @@ def test_an_outcome_that_the_database_does_not_take_is_stored_before_the_next_cl
     assert len(httpserver.log) == 1
 
 
+def test_what_is_due_is_delivered_and_comes_to_an_end_however_much_is_published(
+    each_hub: Hub, hub_clock: ManualClock, httpserver: HTTPServer
+) -> None:
+    def receive(request: Request) -> Response:
+        hub_clock.advance(11)  # beyond the first retry
+        publish(each_hub, len(httpserver.log))
+        return Response(status=200 if len(httpserver.log) else 500)
+
+    httpserver.expect_request("/hook").respond_with_handler(receive)
+    add_webhook(each_hub, httpserver.url_for("/hook"))
+    before = [publish(each_hub, -each) for each in range(3)]
+    assert dispatcher(each_hub, concurrency=1).run_due() == 4
+    assert len(httpserver.log) == 4
+    statuses = [each.status for message in before for each in deliveries(each_hub, message)]
+    assert statuses == ["pending", "delivered", "delivered"]
+
+
 def test_the_id_stays_and_the_timestamp_is_that_of_the_attempt(
     each_hub: Hub, hub_clock: ManualClock, httpserver: HTTPServer
 ) -> None:
