@@ -20,7 +20,7 @@ from integration_hub.database.engine import DatabaseConnectionManager, PoolSetti
 from integration_hub.database.health import Health, SchemaRevision
 from integration_hub.database.notifications import PostgresWaiter
 from integration_hub.database.schema import DatabaseSchemaManager
-from integration_hub.domain.errors import HubError, ValidationError
+from integration_hub.domain.errors import HubError, SchemaOutOfDate, ValidationError
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.result import Result
 from integration_hub.http.client import HttpClient
@@ -170,13 +170,12 @@ class _Tables:
         if not found.ok:
             return found
         try:
-            schema = self.schema.current()
+            return replace(found, schema=self.schema.require_current())
+        except SchemaOutOfDate as error:
+            schema = SchemaRevision(error.current, error.head)
+            return replace(found, ok=False, schema=schema, error=error.message)
         except HubError as error:
             return replace(found, ok=False, error=error.message)
-        problem = (
-            None if schema.is_current else f"the schema is {schema.current}, not {schema.head}"
-        )
-        return replace(found, ok=schema.is_current, schema=schema, error=problem)
 
     def close(self) -> None:
         self.manager.close()

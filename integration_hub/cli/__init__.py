@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 from rich.text import Text
@@ -35,8 +37,19 @@ def main() -> None:
         sys.exit(1)
 
 
+def _tell_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(version("integration-hub"))
+        raise typer.Exit
+
+
 @app.callback()
-def root() -> None:
+def root(
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell it, and end."),
+    ] = False,
+) -> None:
     """integration_hub keeps integrations, webhooks and sync jobs for other services."""
 
 

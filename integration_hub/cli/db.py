@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from integration_hub.cli.shared import Url, console, opened
 
@@ -26,7 +27,7 @@ def upgrade(revision: Annotated[str, typer.Argument()] = "head", url: Url = None
 def downgrade(revision: str, url: Url = None) -> None:
     """Bring the schema down to a revision; 'base' removes all tables and their rows."""
     with opened(url) as hub:
-        console.print(f"schema is at {hub.schema.downgrade(revision).current}")
+        console.print(f"schema is at {_named(hub.schema.downgrade(revision).current)}")
 
 
 @db.command()
@@ -34,7 +35,7 @@ def current(url: Url = None) -> None:
     """Show the schema's revision and the one that the code needs."""
     with opened(url) as hub:
         found = hub.schema.current()
-        console.print(f"schema is at {found.current}, the code needs {found.head}")
+        console.print(f"schema is at {_named(found.current)}, the code needs {found.head}")
 
 
 @db.command()
@@ -62,12 +63,18 @@ def health(url: Url = None) -> None:
         table.add_row("database", found.database_version or "-")
         pool = found.pool
         table.add_row("pool", f"{pool.size} kept, {pool.in_use} in use, {pool.overflow} beyond")
-        table.add_row("schema", f"{found.schema.current} (the code needs {found.schema.head})")
+        is_known = found.schema.head is not None
+        words = f"{_named(found.schema.current)} (the code needs {found.schema.head})"
+        table.add_row("schema", words if is_known else "-")
         if found.clock_skew is not None:
             ahead = found.clock_skew.total_seconds()
             table.add_row("clock", f"{ahead:+.3f} s to the database's, which is gone by")
         if found.error:
-            table.add_row("error", found.error)
+            table.add_row("error", Text(found.error))
         console.print(table)
         if not found.ok:
             raise typer.Exit(1)
+
+
+def _named(revision: str | None) -> str:
+    return revision or "none"

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from operator import attrgetter
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, TypeVar
 from uuid import UUID
 
 import typer
@@ -22,6 +22,7 @@ from integration_hub.hub import Hub
 from integration_hub.ports.unit_of_work import EVERY_TENANT, Tenant, UnitOfWork
 from integration_hub.settings import settings_of_the_environment
 
+T = TypeVar("T")
 console = Console()
 problems = Console(stderr=True)
 Url = Annotated[
@@ -34,6 +35,7 @@ TenantName = Annotated[
     str | None, typer.Option("--tenant", help="Of one tenant; of every one, if left out.")
 ]
 PRUNED_AT_ONCE = 1_000
+_ACTOR = "integration-hub"  # who has changed what is changed from here
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
@@ -45,6 +47,15 @@ def opened(url: str | None) -> Hub:
 
 def chosen(tenant: str | None) -> Tenant:
     return EVERY_TENANT if tenant is None else tenant
+
+
+def changed(url: str | None, tenant: str | None, change: Callable[[UnitOfWork, datetime], T]) -> T:
+    """What a change gives, which is made at this moment, and again where another was quicker."""
+    with opened(url) as hub:
+        outcome = hub.run(
+            lambda uow: change(uow, hub.clock.now()), tenant=chosen(tenant), actor=_ACTOR
+        )
+    return outcome.unwrap()
 
 
 def duration(option: str, text: str) -> timedelta:

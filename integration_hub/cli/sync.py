@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 from uuid import UUID
 
 import typer
+from rich.text import Text
 
 from integration_hub.cli.shared import (
     PRUNED_AT_ONCE,
     TenantName,
     Url,
     ago,
+    changed,
     chosen,
     console,
     duration,
@@ -37,6 +40,7 @@ from integration_hub.ports.unit_of_work import UnitOfWork
 from integration_hub.sync import Handler, SyncRunner
 
 sync = typer.Typer(no_args_is_help=True, help="Sync jobs: run them, and see what came of it.")
+JobName = Annotated[str, typer.Argument(help="The job's id, or its name where only one has it.")]
 _SHOWN = 50
 _RUNNING = {
     "tenant": "tenant",
@@ -142,7 +146,7 @@ def due(
 
 @sync.command()
 def history(
-    job: Annotated[str, typer.Argument(help="The job's id, or its name where only one has it.")],
+    job: JobName,
     limit: Annotated[int, typer.Option(help="At most so many runs, the latest first.")] = 20,
     status: Annotated[list[str] | None, typer.Option(help="Runs of this status only.")] = None,
     since: Annotated[str | None, typer.Option(help="Runs of the last 12h, 30d …")] = None,
@@ -155,8 +159,31 @@ def history(
         with hub.unit_of_work(tenant=chosen(tenant)) as uow:
             found = _job(uow, job)
             runs = uow.sync_runs.history(found.id, limit, status=status or None, since=start)
-    following = "none" if found.next_run_at is None else f"{found.next_run_at:%Y-%m-%d %H:%M:%S}"
-    listed(f"{found.name}: {found.status}, next run: {following}", runs, _HISTORY)
+    listed(_told(found), runs, _HISTORY)
+
+
+@sync.command()
+def now(job: JobName, tenant: TenantName = None, url: Url = None) -> None:
+    """Let a job be due at once, whatever its schedule says; resumed, if it rested or was over."""
+    _change(job, SyncJob.run_now, tenant, url)
+
+
+@sync.command()
+def pause(job: JobName, tenant: TenantName = None, url: Url = None) -> None:
+    """Let a job rest until it is resumed; a run that is on its way goes on."""
+    _change(job, SyncJob.pause, tenant, url)
+
+
+@sync.command()
+def resume(job: JobName, tenant: TenantName = None, url: Url = None) -> None:
+    """Let a job that rests, or has failed, wait for its next time, with all its attempts."""
+    _change(job, SyncJob.resume, tenant, url)
+
+
+@sync.command()
+def cancel(job: JobName, tenant: TenantName = None, url: Url = None) -> None:
+    """Never run a job again; a run that is on its way is told to stop."""
+    _change(job, SyncJob.cancel, tenant, url)
 
 
 @sync.command()
@@ -174,6 +201,20 @@ def prune(
             hub, chosen(tenant), lambda uow: uow.sync_runs.prune(before, limit=PRUNED_AT_ONCE)
         )
     console.print(f"{total} runs forgotten", highlight=False)
+
+
+def _change(
+    job: str, act: Callable[[SyncJob, datetime], SyncJob], tenant: str | None, url: str | None
+) -> None:
+    def change(uow: UnitOfWork, now: datetime) -> SyncJob:
+        return uow.sync_jobs.save(act(_job(uow, job), now))
+
+    console.print(Text(_told(changed(url, tenant, change))))
+
+
+def _told(job: SyncJob) -> str:
+    following = "none" if job.next_run_at is None else f"{job.next_run_at:%Y-%m-%d %H:%M:%S}"
+    return f"{job.name}: {job.status}, next run: {following}"
 
 
 def _job(uow: UnitOfWork, given: str) -> SyncJob:

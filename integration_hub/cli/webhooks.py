@@ -5,16 +5,20 @@ May import everything.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from integration_hub.cli.shared import (
     PRUNED_AT_ONCE,
     TenantName,
     Url,
     ago,
+    changed,
     chosen,
     console,
     duration,
@@ -35,6 +39,7 @@ from integration_hub.ports.unit_of_work import UnitOfWork
 webhooks = typer.Typer(
     no_args_is_help=True, help="Webhooks: deliver messages, and see how it went."
 )
+WebhookId = Annotated[str, typer.Argument(help="The webhook's id.")]
 _SHOWN = 50
 _TROUBLED = {
     "id": "webhook.id",
@@ -74,6 +79,7 @@ def dispatch(
     ] = None,
     lease: Annotated[str, typer.Option(help="How long a silent dispatcher keeps a claim.")] = "60s",
     poll: Annotated[str, typer.Option(help="How often to look for work.")] = "5s",
+    grace: Annotated[str, typer.Option(help="How long requests may go on after SIGTERM.")] = "20s",
     worker: Annotated[str | None, typer.Option(help="Its name; or host and process.")] = None,
     once: Annotated[bool, typer.Option("--once", help="Deliver what is due now, and end.")] = False,
     tenant: TenantName = None,
@@ -89,6 +95,7 @@ def dispatch(
             allow_networks=allow_network or (),
             lease=duration("--lease", lease),
             poll=duration("--poll", poll),
+            grace=duration("--grace", grace),
             worker=worker,
             tenant=chosen(tenant),
         )
@@ -113,8 +120,20 @@ def status(tenant: TenantName = None, url: Url = None) -> None:
 
 
 @webhooks.command()
+def pause(webhook: WebhookId, tenant: TenantName = None, url: Url = None) -> None:
+    """Send nothing to a webhook until it is resumed; what is published meanwhile passes it by."""
+    _change(webhook, Webhook.pause, tenant, url)
+
+
+@webhooks.command()
+def resume(webhook: WebhookId, tenant: TenantName = None, url: Url = None) -> None:
+    """Send to a webhook again, after a pause, trouble or a disablement."""
+    _change(webhook, Webhook.resume, tenant, url)
+
+
+@webhooks.command()
 def deliveries(
-    webhook: Annotated[str, typer.Argument(help="The webhook's id.")],
+    webhook: WebhookId,
     status: Annotated[list[str] | None, typer.Option(help="Of this state only.")] = None,
     limit: Annotated[int, typer.Option(help="At most so many, the latest first.")] = 20,
     tenant: TenantName = None,
@@ -179,3 +198,13 @@ def prune(
         gone = in_batches(hub, of, lambda uow: uow.messages.prune(before, limit=PRUNED_AT_ONCE))
         read = in_batches(hub, of, lambda uow: uow.inbox.prune(before, limit=PRUNED_AT_ONCE))
     console.print(f"{gone} messages and {read} of the inbox forgotten", highlight=False)
+
+
+def _change(
+    webhook: str, act: Callable[[Webhook, datetime], Webhook], tenant: str | None, url: str | None
+) -> None:
+    def change(uow: UnitOfWork, now: datetime) -> Webhook:
+        return uow.webhooks.save(act(uow.webhooks.get(identity("webhook", webhook)), now))
+
+    after = changed(url, tenant, change)
+    console.print(Text(f"{after.name}: {after.status}"))

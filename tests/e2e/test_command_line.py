@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from pytest_httpserver import HTTPServer
 
-from integration_hub import Hub, Integration, Schedule, SyncJob, Webhook, cli
+from integration_hub import Hub, HubSettings, Integration, Schedule, SyncJob, Webhook, cli
 
 HEAD = "hub_0004"
 
@@ -39,11 +40,11 @@ def test_the_schema_is_looked_after_from_the_shell(
         assert run(monkeypatch, "db", *arguments) == 0
         told.append(capsys.readouterr().out.strip())
     assert told == [
-        f"schema is at None, the code needs {HEAD}",
+        f"schema is at none, the code needs {HEAD}",
         f"schema is at {HEAD}",
         f"schema is at {HEAD}, the code needs {HEAD}",
         f"schema is at {HEAD} and fits the code",
-        "schema is at None",
+        "schema is at none",
     ]
 
 
@@ -58,7 +59,9 @@ def test_health_is_shown_and_is_the_exit_code(
     url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, "db", "health", "--url", url) == 1
-    assert "the schema is None" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"none (the code needs {HEAD})" in said
+    assert "integration-hub db upgrade" in said
     run(monkeypatch, "db", "upgrade", "--url", url)
     assert run(monkeypatch, "db", "health", "--url", url) == 0
     shown = capsys.readouterr().out
@@ -197,6 +200,26 @@ def test_jobs_are_run_and_looked_at_from_the_shell(
     assert "2 runs forgotten" in told("prune", "--older-than", "0s")
 
 
+def test_a_job_is_paused_and_resumed_and_cancelled_from_the_shell(
+    jobs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(*arguments: str) -> str:
+        assert run(monkeypatch, "sync", *arguments) == 0
+        return capsys.readouterr().out.strip()
+
+    assert told("pause", "good").startswith("good: paused, next run: 2")
+    assert "good" not in told("due")
+    assert told("resume", "good", "--tenant", "acme").startswith("good: pending, next run: 2")
+    handlers = ("--handlers", f"{jobs}:registry", "--tenant", "acme")
+    assert told("run", "--once", *handlers) == "2 runs"
+    assert told("now", "[bad]").startswith("[bad]: pending, next run: 2")
+    assert told("run", "--once", *handlers) == "1 runs"
+    assert told("cancel", "[bad]") == "[bad]: cancelled, next run: none"
+    with Hub.from_settings(HubSettings()) as hub, hub.unit_of_work(tenant="acme") as uow:
+        changed = {job.name: job.updated_by for job in uow.sync_jobs.find()}
+    assert changed["[bad]"] == "integration-hub"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -208,6 +231,8 @@ def test_jobs_are_run_and_looked_at_from_the_shell(
         (["run", "--handlers", "{}:registry", "--lease", "long"], "90s, 15m, 12h or 30d"),
         (["history", "nobody"], "the name of no sync job"),
         (["prune", "--older-than", "-3d"], "--older-than"),
+        (["pause", "nobody"], "the name of no sync job"),
+        (["cancel", "good", "--tenant", "beta"], "the name of no sync job"),
     ],
 )
 def test_what_is_wrong_with_a_sync_command_is_one_line(
@@ -289,12 +314,11 @@ def test_messages_are_delivered_and_looked_after_from_the_shell(
         assert "disabled" in status
         assert str(delivery.id) in told("deliveries", str(hook.id), "--status", "failed")
         assert "[away]" in told("attempts", str(delivery.id))
-        with hub.unit_of_work() as uow:
-            uow.webhooks.save(uow.webhooks.get(hook.id).resume(datetime.now(UTC)))
-            uow.commit()
+        assert told("resume", str(hook.id)).strip() == "w: active"
         assert "1 to be sent again" in told("replay", "--failed-of", str(hook.id), "--since", "1h")
         assert "1 attempts" in told("dispatch", "--once", "--allow-private", "--tenant", "default")
         assert "thank you" in told("attempts", str(delivery.id))
+        assert told("pause", str(hook.id), "--tenant", "default").strip() == "w: paused"
         assert "1 to be sent again" in told("replay", str(delivery.id))
         # What is forgotten is the word of the webhook's disablement, for which nobody listens.
         assert "1 messages and 0 of the inbox" in told("prune", "--older-than", "0s")
@@ -313,6 +337,8 @@ def test_messages_are_delivered_and_looked_after_from_the_shell(
         (["attempts", "7"], "must be an id"),
         (["attempts", "00000000-0000-7000-8000-000000000007"], "no delivery with id"),
         (["dispatch", "--allow-network", "inside"], "must be a network"),
+        (["dispatch", "--grace", "long"], "90s, 15m, 12h or 30d"),
+        (["resume", "w"], "must be an id"),
     ],
 )
 def test_what_is_wrong_with_a_webhooks_command_is_one_line(
@@ -336,3 +362,5 @@ def test_the_command_is_installed_and_explains_itself() -> None:
     done = subprocess.run([command, "--help"], capture_output=True, text=True, check=True)
     for word in ("demo", "db", "sync", "webhooks"):
         assert word in done.stdout
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == version("integration-hub")
