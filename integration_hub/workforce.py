@@ -6,11 +6,14 @@ May import: `ports`, `domain`. The runner of sync jobs and the dispatcher of web
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from integration_hub.domain.errors import (
@@ -29,6 +32,7 @@ from integration_hub.ports.waiting import Waiter
 T = TypeVar("T")
 R = TypeVar("R")
 _TRIES = 5
+_LOOKS = 60.0  # seconds after which a wait that nobody ended looks by itself
 _SOON, _LATER = 0.05, 1.0  # seconds between tries to store what is left at the end: from, to
 #: Faults that pass: what they hindered can be done later.
 PASSING = (DatabaseUnavailable, PoolExhausted, QueryTimeout, SerializationConflict)
@@ -134,6 +138,10 @@ class Together(Generic[T]):
                 raise
 
 
+def _nothing() -> None:
+    """There is nothing to end."""
+
+
 class Workforce(Generic[T, R]):
     """Up to `concurrency` threads at work on what `claim(room)` gives; what comes of it goes to
     `outcomes`.
@@ -142,7 +150,8 @@ class Workforce(Generic[T, R]):
     It gives what is to be stored, or None. What the database can't take now is stored with the
     next, before the next claim, or at the end. `reserve` is how much is claimed ahead, for short
     work, so that no thread waits for a claim. `poll` is how often (seconds) it looks for work when
-    it was not told of any, `grace` how long (seconds) it has to come to an end.
+    it was not told of any, `grace` how long (seconds) it has to come to an end when it is to stop;
+    then `let_go` is to end what is still at work.
     """
 
     def __init__(
@@ -156,6 +165,7 @@ class Workforce(Generic[T, R]):
         grace: float,
         log: logging.Logger,
         reserve: int = 0,
+        let_go: Callable[[], None] = _nothing,
     ) -> None:
         self._claim = claim
         self._work = work
@@ -165,26 +175,36 @@ class Workforce(Generic[T, R]):
         self._poll = poll
         self._grace = grace
         self._log = log
+        self._let_go = let_go
         self._lock = threading.Lock()
         self._busy = 0
-        self._is_stopping = False
-        self._waiter: Waiter | None = None
+        self._ends_at = math.inf  # by the monotonic clock, once it is to stop
+        self._waiters: set[Waiter] = set()
 
     @property
     def is_stopping(self) -> bool:
-        return self._is_stopping
+        return self._ends_at < math.inf
 
     def run_once(self) -> list[T]:
-        """Claim once, see it through; gives what it was.
+        """Claim once, see it through; gives what it was: nothing, once it is to stop.
 
         Raises the database's error where it does not take what came of it within the grace time;
         the next call tries again.
         """
+        if self.is_stopping:
+            return []
         claimed = self._claimed(self._concurrency)
-        with ThreadPoolExecutor(self._concurrency) as pool:
-            done = wait([pool.submit(self._see_through, each) for each in claimed]).done
-        self._outcomes.settle(time.monotonic() + self._grace)
-        for each in done:
+        with Waiter() as waiter, ThreadPoolExecutor(self._concurrency) as pool:
+            begun = [pool.submit(self._see_through, each) for each in claimed]
+            for each in begun:
+                each.add_done_callback(lambda _: waiter.wake())
+            try:
+                self._wait(waiter, lambda: all(each.done() for each in begun))
+            finally:
+                if not all(each.done() for each in begun):
+                    self._let_go()
+        self._outcomes.settle(min(self._ends_at, time.monotonic() + self._grace))
+        for each in begun:
             each.result()
         return claimed
 
@@ -199,33 +219,48 @@ class Workforce(Generic[T, R]):
                 break
         return total
 
-    def run_forever(self, waiter: Waiter, *, let_go: Callable[[], None] | None = None) -> None:
-        """Work until `stop`. Then claim nothing more, wait for the grace time, and call `let_go`.
+    def run_forever(self, waiter: Waiter) -> None:
+        """Work until `stop`. Then claim nothing more, wait for the grace time, and let go.
 
         A database that can't be reached is waited for; `SchemaOutOfDate` is raised.
         """
-        self._waiter = waiter
-        ends_at = 0.0  # where it breaks off, nothing is waited for
         try:
             with ThreadPoolExecutor(self._concurrency) as pool:
                 try:
-                    while not self._is_stopping:
-                        if not self._begin(pool):
-                            waiter.wait(self._poll)
-                    ends_at = time.monotonic() + self._grace
-                    while self._busy and (left := ends_at - time.monotonic()) > 0:
-                        waiter.wait(left)
+                    self._work_on(pool, waiter)
+                    self._wait(waiter, lambda: not self._busy)
                 finally:
-                    if let_go is not None:
-                        let_go()
+                    self._let_go()
         finally:
-            self._settle(ends_at)
+            self._settle(self._ends_at if self.is_stopping else 0.0)
 
     def stop(self) -> None:
-        """Claim nothing more. A signal handler may call it."""
-        self._is_stopping = True
-        if self._waiter is not None:
-            self._waiter.wake()
+        """Claim nothing more, and come to an end. A signal handler may call it."""
+        if not self.is_stopping:
+            self._ends_at = time.monotonic() + self._grace
+        for waiter in tuple(self._waiters):
+            waiter.wake()
+
+    def _work_on(self, pool: ThreadPoolExecutor, waiter: Waiter) -> None:
+        with self._woken(waiter):
+            while not self.is_stopping:
+                if not self._begin(pool, waiter):
+                    waiter.wait(self._poll)
+
+    def _wait(self, waiter: Waiter, is_done: Callable[[], bool]) -> None:
+        """Wait until it is done; but once it is to stop, for the grace time at the most."""
+        with self._woken(waiter):
+            while not is_done() and (left := self._ends_at - time.monotonic()) > 0:
+                waiter.wait(min(left, _LOOKS))
+
+    @contextmanager
+    def _woken(self, waiter: Waiter) -> Iterator[None]:
+        """A block in which `stop` ends the waiting."""
+        self._waiters.add(waiter)
+        try:
+            yield
+        finally:
+            self._waiters.discard(waiter)
 
     def _settle(self, ends_at: float) -> None:
         try:
@@ -246,7 +281,7 @@ class Workforce(Generic[T, R]):
         except PASSING as error:
             self._log.warning("an outcome can't be stored yet, and is kept: %s", error.message)
 
-    def _begin(self, pool: ThreadPoolExecutor) -> int:
+    def _begin(self, pool: ThreadPoolExecutor, waiter: Waiter) -> int:
         """Claim as much as there are threads for; gives how much it was."""
         room = self._concurrency + self._reserve - self._busy
         if room < max(1, self._reserve):
@@ -261,10 +296,11 @@ class Workforce(Generic[T, R]):
         for each in claimed:
             with self._lock:
                 self._busy += 1
-            pool.submit(self._see_through, each).add_done_callback(self._ended)
+            begun = pool.submit(self._see_through, each)
+            begun.add_done_callback(partial(self._ended, waiter))
         return len(claimed)
 
-    def _ended(self, done: Future[None]) -> None:
+    def _ended(self, waiter: Waiter, done: Future[None]) -> None:
         with self._lock:
             self._busy -= 1
         error = done.exception()
@@ -272,5 +308,4 @@ class Workforce(Generic[T, R]):
             self._log.error("%s", error.message)
         elif error is not None:
             self._log.error("a worker's thread failed", exc_info=error)
-        if self._waiter is not None:
-            self._waiter.wake()
+        waiter.wake()

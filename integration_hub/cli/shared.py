@@ -20,6 +20,7 @@ from rich.text import Text
 from integration_hub.domain.errors import ValidationError
 from integration_hub.hub import Hub
 from integration_hub.ports.unit_of_work import EVERY_TENANT, Tenant, UnitOfWork
+from integration_hub.ports.waiting import stopped_by_signals
 from integration_hub.settings import settings_of_the_environment
 
 T = TypeVar("T")
@@ -118,12 +119,15 @@ class Works(Protocol):
     def worker(self) -> str: ...
     def run_due(self) -> int: ...
     def run_until_signalled(self) -> None: ...
+    def stop(self) -> None: ...
 
 
 def work(works: Works, kind: str, does: str, *, once: bool, counted: str) -> None:
-    """Let it work until SIGTERM, or, `once`, through what is due now."""
+    """Let it work until SIGTERM, or, `once`, through what is due now at the most."""
     if once:
-        console.print(f"{works.run_due()} {counted}", highlight=False)
+        with stopped_by_signals(works.stop):
+            count = works.run_due()
+        console.print(f"{count} {counted}", highlight=False)
         return
     console.print(f"{kind} {works.worker} {does}", highlight=False)
     works.run_until_signalled()

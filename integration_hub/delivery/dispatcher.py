@@ -181,7 +181,10 @@ class WebhookDispatcher:
             self.run_forever()
 
     def stop(self) -> None:
-        """Claim nothing more; a signal handler may call it."""
+        """Claim nothing more, and finish; a signal handler may call it.
+
+        It ends `run_once` and `run_due` too; a dispatcher that was stopped claims nothing any more.
+        """
         self._workforce.stop()
 
     # --- inside -------------------------------------------------------------------------------

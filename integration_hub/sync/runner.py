@@ -169,6 +169,7 @@ class SyncRunner:
             poll=checked_duration("poll", poll).total_seconds(),
             grace=checked_duration("grace", grace).total_seconds(),
             log=_LOG,
+            let_go=self._let_go,
         )
 
     # --- working ------------------------------------------------------------------------------
@@ -207,7 +208,7 @@ class SyncRunner:
         A database that can't be reached is waited for. Raises `SchemaOutOfDate`.
         """
         with self.hub.waiter(SYNC_WORK) as waiter, self._beating():
-            self._workforce.run_forever(waiter, let_go=self._let_go)
+            self._workforce.run_forever(waiter)
 
     def run_until_signalled(self) -> None:
         """As `run_forever`, in the main thread of a process, until SIGTERM or SIGINT."""
@@ -215,7 +216,10 @@ class SyncRunner:
             self.run_forever()
 
     def stop(self) -> None:
-        """Claim nothing more; a signal handler may call it, for SIGTERM say."""
+        """Claim nothing more, finish or give back; a signal handler may call it, for SIGTERM say.
+
+        It ends `run_once` and `run_due` too; a runner that was stopped claims nothing any more.
+        """
         self._workforce.stop()
 
     def beat(

@@ -454,7 +454,8 @@ def test_a_handler_does_not_wait_beyond_its_time_limit(each_hub: Hub) -> None:
     assert job_of(each_hub, job).status == "failed"
 
 
-def test_a_runner_that_stops_gives_back_what_does_not_finish(each_hub: Hub) -> None:
+@pytest.mark.parametrize("way", ["run_forever", "run_once", "run_due"])
+def test_a_runner_that_stops_gives_back_what_does_not_finish(each_hub: Hub, way: str) -> None:
     _, jobs = add_jobs(each_hub, 2)
     begun = threading.Semaphore(0)
     finish = threading.Event()
@@ -468,7 +469,7 @@ def test_a_runner_that_stops_gives_back_what_does_not_finish(each_hub: Hub) -> N
         raise InterruptedError
 
     runner = SyncRunner(each_hub, {"crm": pull}, poll=0.05, grace=0.5)
-    working = in_background(runner.run_forever)
+    working = in_background(getattr(runner, way))
     assert begun.acquire(timeout=10)
     assert begun.acquire(timeout=10)
     runner.stop()
@@ -478,6 +479,7 @@ def test_a_runner_that_stops_gives_back_what_does_not_finish(each_hub: Hub) -> N
     assert job_of(each_hub, jobs[0]).status == "completed"
     given_back = job_of(each_hub, jobs[1])
     assert (given_back.status, given_back.attempt) == ("pending", 0)
+    assert runner.run_once() == 0  # it has stopped
 
 
 def test_a_run_that_is_lost_while_a_runner_goes_on_is_taken_up(

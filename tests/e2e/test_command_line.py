@@ -248,7 +248,10 @@ def test_what_is_wrong_with_a_sync_command_is_one_line(
     assert len(said.strip().splitlines()) == 1
 
 
-def test_a_worker_process_gives_back_its_job_at_sigterm(jobs: Path, url: str) -> None:
+@pytest.mark.parametrize(("options", "last"), [([], "has stopped"), (["--once"], "1 runs")])
+def test_a_worker_process_gives_back_its_job_at_sigterm(
+    jobs: Path, url: str, options: list[str], last: str
+) -> None:
     command = str(Path(sys.executable).with_name("integration-hub"))
     worker = subprocess.Popen(
         [
@@ -261,6 +264,7 @@ def test_a_worker_process_gives_back_its_job_at_sigterm(jobs: Path, url: str) ->
             f"{jobs}:registry",
             "--grace",
             "0.1",
+            *options,
         ],
         stdout=subprocess.PIPE,
         text=True,
@@ -271,7 +275,7 @@ def test_a_worker_process_gives_back_its_job_at_sigterm(jobs: Path, url: str) ->
     worker.send_signal(signal.SIGTERM)
     said, _ = worker.communicate(timeout=30)
     assert worker.returncode == 0
-    assert "has stopped" in said
+    assert last in said
     with Hub.from_url(url) as hub, hub.unit_of_work(tenant="beta") as uow:
         (job,) = uow.sync_jobs.find()
         (ended,) = uow.sync_runs.history(job.id)
