@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from traceback import format_tb
 from typing import Generic, Protocol, TypeVar
 
 from integration_hub.domain.errors import (
     DatabaseUnavailable,
+    HttpError,
     HubError,
     PoolExhausted,
     QueryTimeout,
@@ -46,9 +48,26 @@ class OpensUnitsOfWork(Protocol):
     ) -> UnitOfWork: ...
 
 
-def told(error: Exception) -> str:
+def told(error: BaseException) -> str:
     """What a log may say of a fault: the package's words, or else its kind alone."""
     return error.message if isinstance(error, HubError) else type(error).__name__
+
+
+def traced(error: BaseException) -> str:
+    """As `told`, with the calls that led to it, and to what caused it, for whoever is to mend it.
+
+    An error's own words are left out unless they are the package's: they may hold secrets. What the
+    database or another system has done needs no mending, and so has no calls.
+    """
+    if isinstance(error, StorageError | HttpError):
+        return told(error)
+    lines: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        lines.append(told(cause) if cause is error else f"caused by {told(cause)}")
+        lines += (frame.rstrip() for frame in format_tb(cause.__traceback__))
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return "\n".join(lines)
 
 
 def repeated(
@@ -307,5 +326,5 @@ class Workforce(Generic[T, R]):
         if isinstance(error, HubError):
             self._log.error("%s", error.message)
         elif error is not None:
-            self._log.error("a worker's thread failed", exc_info=error)
+            self._log.error("a worker's thread failed: %s", traced(error))
         waiter.wake()

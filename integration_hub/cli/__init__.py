@@ -20,6 +20,7 @@ from integration_hub.cli.webhooks import webhooks
 from integration_hub.demo import run_demo
 from integration_hub.domain.errors import HubError
 
+_LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(db, name="db")
 app.add_typer(sync, name="sync")
@@ -28,7 +29,7 @@ app.add_typer(webhooks, name="webhooks")
 
 def main() -> None:
     """The entry point: errors of ours become one line and exit code 1."""
-    logging.basicConfig(level=logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, format=_LINE)
     try:
         app()
     except HubError as error:

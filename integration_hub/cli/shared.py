@@ -5,6 +5,7 @@ May import everything.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
@@ -34,6 +35,9 @@ Url = Annotated[
 ]
 TenantName = Annotated[
     str | None, typer.Option("--tenant", help="Of one tenant; of every one, if left out.")
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Log what succeeds too, and not only what fails.")
 ]
 PRUNED_AT_ONCE = 1_000
 _ACTOR = "integration-hub"  # who has changed what is changed from here
@@ -122,8 +126,10 @@ class Works(Protocol):
     def stop(self) -> None: ...
 
 
-def work(works: Works, kind: str, does: str, *, once: bool, counted: str) -> None:
+def work(works: Works, kind: str, does: str, *, once: bool, counted: str, is_verbose: bool) -> None:
     """Let it work until SIGTERM, or, `once`, through what is due now at the most."""
+    if is_verbose:
+        logging.getLogger("integration_hub").setLevel(logging.INFO)
     if once:
         with stopped_by_signals(works.stop):
             count = works.run_due()

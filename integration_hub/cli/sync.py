@@ -22,6 +22,7 @@ from integration_hub.cli.shared import (
     PRUNED_AT_ONCE,
     TenantName,
     Url,
+    Verbose,
     ago,
     changed,
     chosen,
@@ -97,6 +98,7 @@ def run(
         bool,
         typer.Option("--leave-others", help="Leave types without a handler to other workers."),
     ] = False,
+    verbose: Verbose = False,
     tenant: TenantName = None,
     url: Url = None,
 ) -> None:
@@ -115,7 +117,8 @@ def run(
             leave_others=leave_others,
         )
         types = ", ".join(sorted(found))
-        work(runner, "worker", f"runs sync jobs of: {types}", once=once, counted="runs")
+        does = f"runs sync jobs of: {types}"
+        work(runner, "worker", does, once=once, counted="runs", is_verbose=verbose)
 
 
 @sync.command()

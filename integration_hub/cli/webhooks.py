@@ -17,6 +17,7 @@ from integration_hub.cli.shared import (
     PRUNED_AT_ONCE,
     TenantName,
     Url,
+    Verbose,
     ago,
     changed,
     chosen,
@@ -82,6 +83,7 @@ def dispatch(
     grace: Annotated[str, typer.Option(help="How long requests may go on after SIGTERM.")] = "20s",
     worker: Annotated[str | None, typer.Option(help="Its name; or host and process.")] = None,
     once: Annotated[bool, typer.Option("--once", help="Deliver what is due now, and end.")] = False,
+    verbose: Verbose = False,
     tenant: TenantName = None,
     url: Url = None,
 ) -> None:
@@ -99,7 +101,8 @@ def dispatch(
             worker=worker,
             tenant=chosen(tenant),
         )
-        work(sender, "dispatcher", "delivers messages", once=once, counted="attempts")
+        does = "delivers messages"
+        work(sender, "dispatcher", does, once=once, counted="attempts", is_verbose=verbose)
 
 
 @dataclass(frozen=True)

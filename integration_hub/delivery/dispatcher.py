@@ -52,7 +52,7 @@ from integration_hub.http.transport import UrllibTransport
 from integration_hub.ports.messages import DELIVERY_LEASE, PER_HOST
 from integration_hub.ports.unit_of_work import EVERY_TENANT, Tenant, UnitOfWork
 from integration_hub.ports.waiting import DELIVERY_WORK, Waiter, stopped_by_signals
-from integration_hub.workforce import OpensUnitsOfWork, Together, Workforce, repeated, told
+from integration_hub.workforce import OpensUnitsOfWork, Together, Workforce, repeated, told, traced
 
 _LOG = logging.getLogger("integration_hub.delivery")
 _READ = 64 * 1024  # bytes of an answer that are read; what is longer costs it its connection
@@ -247,9 +247,12 @@ class WebhookDispatcher:
 
         recorded = repeated(self._hub, record, tenant=self._tenant, actor=self.worker)
         ours = {(each.id, each.attempt_count) for each in recorded}
-        for delivery, _ in made:
+        for delivery, outcome in made:
             if (delivery.id, delivery.attempt_count) not in ours:
                 _LOG.warning("%s", LeaseLost(delivery.id, delivery.KIND).message)
+            elif _LOG.isEnabledFor(logging.INFO):
+                said = outcome.status or outcome.error_code
+                _LOG.info("delivery %s, attempt %d: %s", delivery.id, delivery.attempt_count, said)
 
     def _cannot_record(self, made: _Made, error: Exception) -> None:
         # Its lease will run out, and the attempt be logged as lost.
@@ -273,7 +276,7 @@ class WebhookDispatcher:
             )
         except Exception as error:  # noqa: BLE001 - so that a fault of ours can't loop unseen
             name = type(error).__name__
-            _LOG.error("delivery %s could not be made: %s", sending.delivery.id, name)
+            _LOG.error("delivery %s could not be made: %s", sending.delivery.id, traced(error))
             found = AttemptOutcome(started_at=began, error_code=name, error_message=name)
         return replace(found, duration=timedelta(seconds=time.monotonic() - start))
 

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from integration_hub.domain.errors import ValidationError
+from integration_hub.domain.errors import HubError, ValidationError
 
 T = TypeVar("T")
 
@@ -71,8 +71,15 @@ def checked_text(field: str, value: object) -> str | None:
 
 
 def clipped_text(value: object) -> str:
-    """Text from elsewhere (an error's words), made storable instead of refused."""
-    return UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", str(value))[:MAX_TEXT]
+    """Text from elsewhere, or an error's words, made storable instead of refused.
+
+    The words of `KeyError('id')` are ``'id'``, and some errors have none: so others than the
+    package's own come with their kind.
+    """
+    text = str(value)
+    if isinstance(value, BaseException) and not isinstance(value, HubError):
+        text = f"{type(value).__name__}: {text}" if text else type(value).__name__
+    return UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)[:MAX_TEXT]
 
 
 def checked_slug(field: str, value: object) -> str:

@@ -32,7 +32,7 @@ from integration_hub.http.client import HttpClient
 from integration_hub.ports.sync_runs import CLAIM_LEASE, checked_claim, checked_types
 from integration_hub.ports.unit_of_work import EVERY_TENANT, Tenant, UnitOfWork
 from integration_hub.ports.waiting import SYNC_WORK, Waiter, stopped_by_signals
-from integration_hub.workforce import OpensUnitsOfWork, Together, Workforce, repeated, told
+from integration_hub.workforce import OpensUnitsOfWork, Together, Workforce, repeated, told, traced
 
 T = TypeVar("T")
 _LOG = logging.getLogger("integration_hub.sync")
@@ -296,7 +296,8 @@ class SyncRunner:
             return _Ending(run, outcome)
         limit = context.job.time_limit
         error = failure or TimeoutError(f"it took longer than {limit}, its time limit")
-        _LOG.warning("sync run %s failed: %s", run.id, type(error).__name__)
+        tries = f"attempt {run.attempt} of {context.job.max_attempts}"
+        _LOG.warning("%s failed, %s: %s", _named(run), tries, traced(error))
         return _Ending(run, tell=lambda uow: uow.sync_runs.fail(run, error))
 
     def _tell(self, endings: list[_Ending]) -> None:
@@ -312,12 +313,15 @@ class SyncRunner:
 
         is_one_call = len(others) + bool(done) == 1
         repeated(self.hub, tell, tenant=self._tenant, actor=self.worker, atomic=not is_one_call)
+        if _LOG.isEnabledFor(logging.INFO):
+            for run, outcome in done:
+                _LOG.info("%s succeeded: %d records", _named(run), outcome.records)
 
     def _cannot_tell(self, ending: _Ending, error: Exception) -> None:
         if isinstance(error, LeaseLost):
             _LOG.warning("%s", error.message)
         else:  # the lease will run out, and the run be lost
-            _LOG.error("sync run %s: %s", ending.run.id, told(error))
+            _LOG.error("%s: %s", _named(ending.run), told(error))
 
     def _does(self, act: Callable[[UnitOfWork], T]) -> T:
         return repeated(self.hub, act, tenant=self._tenant, actor=self.worker, atomic=False)
@@ -354,9 +358,15 @@ class SyncRunner:
         except _AWAY:
             raise
         except HubError as error:
-            _LOG.warning("no heartbeat for sync run %s: %s", context.run.id, error.message)
+            _LOG.warning("no heartbeat for %s: %s", _named(context.run), error.message)
         finally:
             context.lock.release()
+
+
+def _named(run: SyncRun) -> str:
+    """A run, for a log."""
+    assert run.job is not None
+    return f"sync run {run.id} of {run.job.name!r}"
 
 
 def _due_at(context: SyncContext) -> datetime:
@@ -392,8 +402,8 @@ class _Heart:
     def _succeeds(self) -> bool:
         try:
             return self._beat()
-        except Exception:  # noqa: BLE001 - whatever it is, without heartbeats all runs are lost
-            _LOG.exception("heartbeats of sync runs met a fault, and go on")
+        except Exception as error:  # noqa: BLE001 - whatever it is, without heartbeats all is lost
+            _LOG.error("heartbeats of sync runs met a fault, and go on: %s", traced(error))
             return False
 
     def __enter__(self) -> None:

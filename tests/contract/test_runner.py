@@ -99,7 +99,7 @@ def test_a_handler_that_raises_is_tried_again_and_then_given_up(
     hub_clock.advance(3_600)
     assert runner.run_once() == 1
     after = job_of(each_hub, job)
-    assert (after.status, after.error_message) == ("failed", "attempt 2")
+    assert (after.status, after.error_message) == ("failed", "ValueError: attempt 2")
     assert [run.error_code for run in history(each_hub, job)] == ["ValueError"] * 2
 
 
@@ -188,6 +188,22 @@ def test_an_ending_that_the_database_does_not_take_is_told_before_the_next_claim
         "completed",
         3,
     )
+
+
+def test_a_handler_s_fault_is_logged_with_its_place(
+    hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    add_jobs(hub, name="contacts")
+
+    def pull(context: SyncContext) -> None:
+        raise KeyError("s3cr3t")
+
+    SyncRunner(hub, {"crm": pull}).run_once()
+    (told,) = [each.getMessage() for each in caplog.records]
+    assert "of 'contacts' failed, attempt 1 of 3: KeyError" in told
+    assert f'File "{__file__}"' in told
+    assert "in pull" in told
+    assert "s3cr3t" not in told.replace('raise KeyError("s3cr3t")', "")  # but for the code
 
 
 def test_a_runner_that_runs_once_waits_for_a_database_that_is_away(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +26,13 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     with pytest.raises(SystemExit) as left:
         cli.main()
     return int(left.value.code or 0)
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """What ``--verbose`` sets is for one process, and tests share theirs."""
+    yield
+    logging.getLogger("integration_hub").setLevel(logging.NOTSET)
 
 
 @pytest.fixture
@@ -169,7 +178,10 @@ wrong = {"crm": "pull"}
 
 
 def test_jobs_are_run_and_looked_at_from_the_shell(
-    jobs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    jobs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def told(*arguments: str) -> str:
         assert run(monkeypatch, "sync", *arguments) == 0
@@ -184,7 +196,8 @@ def test_jobs_are_run_and_looked_at_from_the_shell(
     handlers = ("--handlers", f"{jobs}:registry", "--tenant", "acme", "--worker", "w7")
     others = ("--handlers", f"{jobs}:others", "--leave-others")
     assert "0 runs" in told("run", "--once", *others)
-    assert "2 runs" in told("run", "--once", *handlers)
+    assert "2 runs" in told("run", "--once", "--verbose", *handlers)
+    assert re.search(r"sync run [0-9a-f-]{36} of 'good' succeeded: 5 records", caplog.text)
     status = told("status")
     assert re.search(r"completed\W+1\b", status)
     assert re.search(r"due now\W+1\b", status)
@@ -288,6 +301,7 @@ def test_messages_are_delivered_and_looked_after_from_the_shell(
     httpserver: HTTPServer,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def told(*arguments: str) -> str:
         assert run(monkeypatch, "webhooks", *arguments) == 0
@@ -311,7 +325,9 @@ def test_messages_are_delivered_and_looked_after_from_the_shell(
             message = uow.messages.publish("invoice.paid", {})
             (delivery,) = uow.messages.deliveries(message.id)
             uow.commit()
-        assert "1 attempts" in told("dispatch", "--once", "--allow-network", "127.0.0.0/8")
+        own = ("--allow-network", "127.0.0.0/8")
+        assert "1 attempts" in told("dispatch", "--once", "--verbose", *own)
+        assert f"delivery {delivery.id}, attempt 1: 410" in caplog.text
         status = told("status")
         assert re.search(r"failed\W+1\b", status)
         assert str(hook.id) in status

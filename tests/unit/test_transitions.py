@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from integration_hub import (
+    DatabaseUnavailable,
     Integration,
     IntegrationStatus,
     InvalidTransition,
@@ -121,7 +122,7 @@ def test_a_state_changes_along_the_table_and_no_other_way(kind: str, from_: str,
 
 
 def test_an_error_is_kept_until_the_trouble_is_over() -> None:
-    broken = integration("active").fail(ValueError("401 Unauthorized"), NOON)
+    broken = integration("active").fail("401 Unauthorized", NOON)
     assert broken.error_message == "401 Unauthorized"
     assert broken.activate(NOON).error_message is None
     failing = webhook("active").fail("503", NOON)
@@ -129,7 +130,21 @@ def test_an_error_is_kept_until_the_trouble_is_over() -> None:
     assert failing.resume(NOON).error_message is None
 
 
-@pytest.mark.parametrize("wrong", ["", "  ", ValueError()])
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (KeyError("id"), "KeyError: 'id'"),
+        (TimeoutError(), "TimeoutError"),
+        (DatabaseUnavailable("it is down"), "it is down"),
+    ],
+)
+def test_an_error_is_kept_with_its_kind_unless_it_is_of_the_package(
+    error: Exception, words: str
+) -> None:
+    assert integration("active").fail(error, NOON).error_message == words
+
+
+@pytest.mark.parametrize("wrong", ["", "  "])
 def test_trouble_without_words_is_refused(wrong: Any) -> None:
     with pytest.raises(ValidationError) as refused:
         integration("active").fail(wrong, NOON)

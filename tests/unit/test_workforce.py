@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from integration_hub import DatabaseUnavailable, StorageError
-from integration_hub.workforce import Together
+from integration_hub import DatabaseUnavailable, StorageError, ValidationError
+from integration_hub.workforce import Together, traced
 
 
 def never(item: int, error: Exception) -> None:
@@ -111,3 +111,23 @@ def test_what_is_left_is_kept_where_the_time_is_over() -> None:
     database.is_up = True
     database.together.settle(0.0)  # once at the least
     assert database.stored == [1]
+
+
+def raised(error: Exception, cause: Exception | None = None) -> Exception:
+    with pytest.raises(type(error)) as found:
+        raise error from cause
+    return found.value
+
+
+def test_a_fault_is_told_with_its_place_and_without_its_words() -> None:
+    lines = traced(raised(KeyError("s3cr3t"), raised(ValueError("token=s3cr3t")))).splitlines()
+    assert lines[0] == "KeyError"
+    assert f'"{__file__}"' in lines[1]
+    assert "in raised" in lines[1]
+    assert "caused by ValueError" in lines
+    assert "s3cr3t" not in "".join(lines)
+
+
+def test_words_of_the_package_are_told() -> None:
+    assert traced(raised(ValidationError("records", -1, "must be more"))).startswith("records must")
+    assert traced(raised(DatabaseUnavailable("it is down"))) == "it is down"  # nothing to mend here

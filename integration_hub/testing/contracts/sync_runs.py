@@ -398,12 +398,13 @@ class SyncRunContract:
         failed = self.does(
             hub, lambda uow: uow.sync_runs.fail(run, ValueError("bad row"), retry_in=30)
         )
+        told = "ValueError: bad row"
         assert (failed.status, failed.error_code, failed.error_message) == (
             *("failed", "ValueError"),
-            "bad row",
+            told,
         )
         waiting = self.job(hub, job)
-        assert (waiting.status, waiting.attempt, waiting.error_message) == ("pending", 1, "bad row")
+        assert (waiting.status, waiting.attempt, waiting.error_message) == ("pending", 1, told)
         assert waiting.next_run_at == hub_clock.now() + timedelta(seconds=30)
         assert self.claim(hub) == []
         hub_clock.advance(30)
