@@ -6,11 +6,11 @@ The only composition root; may import everything below the command line.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeAlias, TypeVar
 from uuid import UUID
 
 from sqlalchemy import URL, Connection
@@ -35,6 +35,7 @@ from integration_hub.settings import HubSettings
 from integration_hub.sql.unit_of_work import PostgresUnitOfWork, SqliteUnitOfWork
 
 T = TypeVar("T")
+ClientOptions: TypeAlias = Callable[[Integration], Mapping[str, Any] | None]
 MEMORY = "memory://"
 
 
@@ -242,20 +243,35 @@ class Hub:
     """The door to everything: ``with Hub.from_url("postgresql+psycopg://…") as hub: ...``
 
     Safe to share between threads; one per process and database is enough.
+
+    `client_options` gives what the client of an integration needs beyond its config: ``auth`` above
+    all, and whatever else `HttpClient` takes, as a mapping, or None. It is asked when a client is
+    made, so once for each version of an integration; it may look into a vault.
     """
 
     def __init__(
-        self, store: Store, *, clock: Clock | None = None, proxies: Proxies | None = None
+        self,
+        store: Store,
+        *,
+        clock: Clock | None = None,
+        proxies: Proxies | None = None,
+        client_options: ClientOptions | None = None,
     ) -> None:
         self._store = store
         self._factory = UnitOfWorkFactory(store, clock=clock)
         self._manager = UnitOfWorkManager(self._factory)
         self._proxies = proxies
+        self._client_options = client_options
         self._clients = HttpClientFactory(proxies=proxies)
 
     @classmethod
     def from_url(
-        cls, url: str | URL, *, settings: HubSettings | None = None, clock: Clock | None = None
+        cls,
+        url: str | URL,
+        *,
+        settings: HubSettings | None = None,
+        clock: Clock | None = None,
+        client_options: ClientOptions | None = None,
     ) -> Hub:
         """A hub on ``postgresql+psycopg://…``, ``sqlite:///file.db``, ``sqlite://`` or ``memory://``.
 
@@ -263,18 +279,27 @@ class Hub:
         Raises `ValidationError` for another database.
         """
         proxies = None if settings is None else settings.proxies()
-        return cls(_store_for(url, settings), clock=clock, proxies=proxies)
+        store = _store_for(url, settings)
+        return cls(store, clock=clock, proxies=proxies, client_options=client_options)
 
     @classmethod
-    def from_settings(cls, settings: HubSettings, *, clock: Clock | None = None) -> Hub:
-        return cls.from_url(
-            settings.database_url.get_secret_value(), settings=settings, clock=clock
-        )
+    def from_settings(
+        cls,
+        settings: HubSettings,
+        *,
+        clock: Clock | None = None,
+        client_options: ClientOptions | None = None,
+    ) -> Hub:
+        """As `from_url`, on the database of the settings."""
+        url = settings.database_url.get_secret_value()
+        return cls.from_url(url, settings=settings, clock=clock, client_options=client_options)
 
     @classmethod
-    def in_memory(cls, clock: Clock | None = None) -> Hub:
+    def in_memory(
+        cls, clock: Clock | None = None, *, client_options: ClientOptions | None = None
+    ) -> Hub:
         """A hub on dicts, for tests."""
-        return cls(_Dicts(), clock=clock)
+        return cls(_Dicts(), clock=clock, client_options=client_options)
 
     @property
     def schema(self) -> Schema:
@@ -325,7 +350,8 @@ class Hub:
     def http(
         self, integration: Integration | UUID | str, /, *, tenant: str = "default", **options: Any
     ) -> HttpClient:
-        """The client for an integration's system, as its ``config["http"]`` has it.
+        """The client for an integration's system, as its ``config["http"]`` has it, and the hub's
+        `client_options`, which come first.
 
         `integration` is the object, or its id or name in the tenant. The unit of work that looks it
         up is closed before this returns, so that none is open while there is traffic. Each version
@@ -336,10 +362,23 @@ class Hub:
         `ValidationError` for a config that can't be used.
         """
         found = self._looked_up(integration, tenant)
-        arguments = HttpOptions.from_config(found.config).arguments()
         if options:
-            return HttpClient(**{"proxies": self._proxies, **arguments, **options})
-        return self._clients.current(str(found.id), (found.tenant, found.version), **arguments)
+            return HttpClient(**{"proxies": self._proxies, **self._options_of(found), **options})
+        version = (found.tenant, found.version)
+        return self._clients.current(str(found.id), version, lambda: self._options_of(found))
+
+    def _options_of(self, integration: Integration) -> dict[str, Any]:
+        more = None if self._client_options is None else self._client_options(integration)
+        if more is None:
+            more = {}
+        elif not isinstance(more, Mapping):
+            problem = "must give a mapping of what HttpClient takes, or None"
+            raise ValidationError("client_options", type(more).__name__, problem)
+        config = integration.config
+        if "http" not in config and "base_url" in more:
+            config = {"http": {"base_url": more["base_url"]}}
+        own = HttpOptions.from_config(config).arguments()
+        return {**own, **more, "headers": {**own["headers"], **more.get("headers", {})}}
 
     def _looked_up(self, integration: Integration | UUID | str, tenant: Tenant) -> Integration:
         if isinstance(integration, Integration):

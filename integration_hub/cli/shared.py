@@ -5,12 +5,15 @@ May import everything.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from operator import attrgetter
-from typing import Annotated, Protocol, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, Protocol, TypeVar
 from uuid import UUID
 
 import typer
@@ -19,7 +22,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from integration_hub.domain.errors import ValidationError
-from integration_hub.hub import Hub
+from integration_hub.hub import ClientOptions, Hub
 from integration_hub.ports.unit_of_work import EVERY_TENANT, Tenant, UnitOfWork
 from integration_hub.ports.waiting import stopped_by_signals
 from integration_hub.settings import settings_of_the_environment
@@ -44,10 +47,31 @@ _ACTOR = "integration-hub"  # who has changed what is changed from here
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
-def opened(url: str | None) -> Hub:
+def opened(url: str | None, *, client_options: ClientOptions | None = None) -> Hub:
     """The hub on a URL, or on what the environment says."""
     settings = settings_of_the_environment()
-    return Hub.from_url(url, settings=settings) if url else Hub.from_settings(settings)
+    place = url or settings.database_url.get_secret_value()
+    return Hub.from_url(place, settings=settings, client_options=client_options)
+
+
+def imported(option: str, place: str) -> Any:
+    """What stands at ``package.module:name``, looked up from the current folder on; None if nothing
+    does. Raises `ValidationError` where there is no such module.
+    """
+    module, _, name = place.partition(":")
+    if not module or not name:
+        raise ValidationError(option, place, "must be package.module:name")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # the module is there, and something that it imports is not
+        problem = f"can't be imported from {here}: there is no module {error.name!r}"
+        raise ValidationError(option, place, problem) from None
+    return getattr(found, name, None)
 
 
 def chosen(tenant: str | None) -> Tenant:

@@ -5,13 +5,10 @@ May import everything.
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated
 from uuid import UUID
 
@@ -28,6 +25,7 @@ from integration_hub.cli.shared import (
     chosen,
     console,
     duration,
+    imported,
     in_batches,
     listed,
     opened,
@@ -36,6 +34,7 @@ from integration_hub.cli.shared import (
 )
 from integration_hub.domain.errors import ValidationError
 from integration_hub.domain.sync_job import STATUSES, SyncJob
+from integration_hub.hub import ClientOptions
 from integration_hub.ports.query import SyncJobFilter
 from integration_hub.ports.unit_of_work import UnitOfWork
 from integration_hub.sync import Handler, SyncRunner
@@ -84,6 +83,9 @@ def run(
     handlers: Annotated[
         str, typer.Option(help="package.module:registry, a mapping of type to handler.")
     ],
+    client_options: Annotated[
+        str | None, typer.Option(help="package.module:function, what clients need: auth above all.")
+    ] = None,
     worker: Annotated[
         str | None, typer.Option(help="Its name; host and process, if left out.")
     ] = None,
@@ -104,7 +106,7 @@ def run(
 ) -> None:
     """Run due sync jobs until SIGTERM; then finish, or give back what does not finish in time."""
     found = handlers_of(handlers)
-    with opened(url) as hub:
+    with opened(url, client_options=client_options_of(client_options)) as hub:
         runner = SyncRunner(
             hub,
             found,
@@ -234,30 +236,28 @@ def _job(uow: UnitOfWork, given: str) -> SyncJob:
 
 
 def handlers_of(place: str) -> Mapping[str, Handler]:
-    """The registry at ``package.module:name``, looked up from the current folder on.
+    """The registry at ``package.module:name``.
 
     Raises `ValidationError` where there is none, or where it is no mapping of type to handler.
     """
-    module, _, name = place.partition(":")
-    if not module or not name:
-        raise ValidationError("--handlers", place, "must be package.module:registry")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # the module is there, and something that it imports is not
-        problem = f"can't be imported from {here}: there is no module {error.name!r}"
-        raise ValidationError("--handlers", place, problem) from None
-    registry = getattr(found, name, None)
+    registry = imported("--handlers", place)
     if not isinstance(registry, Mapping) or not registry:
-        problem = f"must name a mapping of integration type to handler in {module!r}"
-        raise ValidationError("--handlers", place, problem)
+        raise ValidationError(
+            "--handlers", place, "must name a mapping of integration type to handler"
+        )
     for kind, handler in registry.items():
         if not isinstance(kind, str) or not callable(handler):
-            raise ValidationError(
-                "--handlers", kind, f"must be a type with a function, in {name!r}"
-            )
+            problem = f"must be a type with a function, in {place!r}"
+            raise ValidationError("--handlers", kind, problem)
     return registry
+
+
+def client_options_of(place: str | None) -> ClientOptions | None:
+    """The function at ``package.module:name``. Raises `ValidationError` where there is none."""
+    if place is None:
+        return None
+    found = imported("--client-options", place)
+    if not callable(found):
+        problem = "must name a function of an integration that gives what HttpClient takes"
+        raise ValidationError("--client-options", place, problem)
+    return found  # type: ignore[no-any-return]

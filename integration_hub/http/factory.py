@@ -6,6 +6,7 @@ May import: `domain`, `client`, `options`.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -49,23 +50,39 @@ class HttpClientFactory:
                 self._clients[name] = self._made(self._options[name])
             return self._clients[name]
 
-    def current(self, name: str, version: object, **options: Any) -> HttpClient:
-        """The client of a name and a version; a new version gets a fresh client.
+    def current(
+        self, name: str, version: object, options: Callable[[], Mapping[str, Any]]
+    ) -> HttpClient:
+        """The client of a name and a version; a new version gets a fresh client, whose options are
+        asked for.
 
         The former one is closed: what it has under way ends, and its pool goes with it. So is one
         that has not been asked for the longest, beyond `MOST_CURRENT` of them.
         """
         with self._lock:
-            known, former = self._current.pop(name, (None, None))
-            if former is not None and known == version:
-                self._current[name] = (version, former)
-                return former
-            client = self._made(options)
+            kept = self._kept(name, version)
+        if kept is not None:
+            return kept
+        chosen = options()  # which may take its time, while others want other clients
+        with self._lock:
+            kept = self._kept(name, version)  # another thread may have been quicker
+            if kept is not None:
+                return kept
+            client = self._made(chosen)
+            _, former = self._current.pop(name, (None, None))
             self._current[name] = (version, client)
             if len(self._current) > MOST_CURRENT:
                 _, former = self._current.pop(next(iter(self._current)))
         if former is not None:
             former.close()
+        return client
+
+    def _kept(self, name: str, version: object) -> HttpClient | None:
+        """The client of a version, if there is one; it is the latest in use then."""
+        known, client = self._current.get(name, (None, None))
+        if client is None or known != version:
+            return None
+        self._current[name] = self._current.pop(name)
         return client
 
     def close_all(self) -> None:
@@ -88,5 +105,5 @@ class HttpClientFactory:
     ) -> None:
         self.close_all()
 
-    def _made(self, options: dict[str, Any]) -> HttpClient:
+    def _made(self, options: Mapping[str, Any]) -> HttpClient:
         return HttpClient(**{**self._defaults, **options})

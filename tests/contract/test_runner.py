@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -539,23 +538,16 @@ def lease(hub: Hub, context: SyncContext) -> Any:
         return uow.sync_runs.get(context.run.id).lease_expires_at
 
 
-def test_a_handler_talks_to_its_system(hub: Hub) -> None:
-    parent, _ = add_jobs(hub)
+def test_a_handler_talks_to_its_system(hub_clock: ManualClock) -> None:
     transport = ScriptedTransport().reply(json=[1, 2, 3])
-
-    class Scripted:
-        unit_of_work = staticmethod(hub.unit_of_work)
-        waiter = staticmethod(hub.waiter)
-
-        def http(self, integration: Integration, /) -> Any:
-            assert dataclasses.replace(integration, version=1) == parent
-            return hub.http(integration, transport=transport)
 
     def pull(context: SyncContext) -> SyncOutcome:
         found = context.http.get("contacts", into=list[int]).unwrap().value
         return SyncOutcome(records=len(found))
 
-    assert SyncRunner(Scripted(), {"crm": pull}).run_once() == 1
+    with Hub.in_memory(hub_clock, client_options=lambda crm: {"transport": transport}) as hub:
+        add_jobs(hub)
+        assert SyncRunner(hub, {"crm": pull}).run_once() == 1
     assert transport.requests[0].url == "https://crm.test/contacts"
 
 

@@ -159,7 +159,9 @@ def jobs(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 HANDLERS = """
+import os
 from integration_hub import SyncOutcome
+from integration_hub.http import BearerAuth
 
 def pull(context):
     if context.job.name == "[bad]":
@@ -172,6 +174,14 @@ def pull(context):
 
 registry = {"crm": pull}
 others = {"erp": pull}
+
+def call(context):
+    return SyncOutcome(records=len(context.http.get("contacts").unwrap().json()))
+
+def client_options(integration):
+    return {"base_url": os.environ["CRM_URL"], "auth": BearerAuth("t1")}
+
+calling = {"crm": call}
 empty = {}
 wrong = {"crm": "pull"}
 """
@@ -237,10 +247,12 @@ def test_a_job_is_paused_and_resumed_and_cancelled_from_the_shell(
     ("arguments", "words"),
     [
         (["run", "--handlers", "nowhere_at_all:registry"], "there is no module 'nowhere_at_all'"),
-        (["run", "--handlers", "registry"], "package.module:registry"),
+        (["run", "--handlers", "registry"], "package.module:name"),
         (["run", "--handlers", "{}:nothing"], "a mapping of integration type to handler"),
         (["run", "--handlers", "{}:empty"], "a mapping of integration type to handler"),
         (["run", "--handlers", "{}:wrong"], "with a function"),
+        (["run", "--handlers", "{}:registry", "--client-options", "{}:empty"], "a function of"),
+        (["run", "--handlers", "{}:registry", "--client-options", "{}:no"], "a function of"),
         (["run", "--handlers", "{}:registry", "--lease", "long"], "90s, 15m, 12h or 30d"),
         (["history", "nobody"], "the name of no sync job"),
         (["prune", "--older-than", "-3d"], "--older-than"),
@@ -259,6 +271,21 @@ def test_what_is_wrong_with_a_sync_command_is_one_line(
     said = capsys.readouterr().err
     assert words in said
     assert len(said.strip().splitlines()) == 1
+
+
+def test_handlers_have_the_clients_that_the_command_is_told_of(
+    jobs: Path,
+    httpserver: HTTPServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    headers = {"Authorization": "Bearer t1"}
+    httpserver.expect_request("/contacts", headers=headers).respond_with_json([1, 2])
+    monkeypatch.setenv("CRM_URL", httpserver.url_for("/"))
+    arguments = ("--handlers", f"{jobs}:calling", "--client-options", f"{jobs}:client_options")
+    assert run(monkeypatch, "sync", "run", "--once", "--tenant", "beta", *arguments) == 0
+    assert run(monkeypatch, "sync", "history", "slow") == 0
+    assert re.search(r"succeeded\W+2\b", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(("options", "last"), [([], "has stopped"), (["--once"], "1 runs")])

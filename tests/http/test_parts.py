@@ -7,6 +7,8 @@ import hashlib
 import json
 import logging
 import pickle
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -40,6 +42,7 @@ from integration_hub import (
 )
 from integration_hub.http import (
     Backoff,
+    BearerAuth,
     Cursor,
     LinkHeader,
     LoggingInterceptor,
@@ -429,6 +432,87 @@ def test_a_changed_integration_gets_a_fresh_client(each_hub: Hub, crm: Integrati
     second = each_hub.http("crm")
     assert second is not first
     assert each_hub.http(changed) is second
+
+
+@dataclasses.dataclass
+class Beyond:
+    """What clients need beyond the config: who asked for it, and what they sent then."""
+
+    asked: list[str] = dataclasses.field(default_factory=list)
+    transport: ScriptedTransport = dataclasses.field(default_factory=ScriptedTransport)
+
+    def options(self, integration: Integration) -> dict[str, Any] | None:
+        self.asked.append(integration.name)
+        if integration.type != "crm":
+            return None
+        return {"auth": BearerAuth("t1"), "headers": {"X-Own": "1"}, "transport": self.transport}
+
+
+@pytest.fixture
+def beyond() -> Beyond:
+    return Beyond()
+
+
+@pytest.fixture
+def authenticated(beyond: Beyond) -> Iterator[Hub]:
+    """A hub whose clients have more than the config says."""
+    with Hub.in_memory(client_options=beyond.options) as hub:
+        yield hub
+
+
+def test_a_client_has_what_the_hub_says_beyond_the_config(
+    authenticated: Hub, beyond: Beyond
+) -> None:
+    config = {"http": {"base_url": "https://crm.test", "headers": {"Accept-Language": "de"}}}
+    crm = IntegrationFactory(type="crm", config=config, name="first")
+    client = authenticated.http(crm)
+    beyond.transport.reply(200).reply(200)
+    assert client.get("x").is_ok
+    headers = beyond.transport.requests[0].headers
+    assert headers["Authorization"] == "Bearer t1"
+    assert (headers["X-Own"], headers["Accept-Language"]) == ("1", "de")
+    assert authenticated.http(crm) is client
+    assert beyond.asked == ["first"]
+    changed = dataclasses.replace(crm, version=crm.version + 1, name="second")
+    assert authenticated.http(changed) is not client
+    assert beyond.asked == ["first", "second"]
+    with authenticated.http(changed, auth=BearerAuth("t2")) as own:  # the caller comes first
+        assert own.get("x").is_ok
+    assert beyond.transport.requests[1].headers["Authorization"] == "Bearer t2"
+
+
+def test_what_the_hub_says_may_be_nothing_or_all(authenticated: Hub) -> None:
+    with pytest.raises(ValidationError) as refused:
+        authenticated.http(IntegrationFactory(type="erp", config={}))
+    assert refused.value.field == "config.http"
+    config = {"http": {"base_url": "https://erp.test"}}
+    assert "erp.test" in repr(authenticated.http(IntegrationFactory(type="erp", config=config)))
+    base = {"base_url": "https://all.test"}
+    with Hub.in_memory(client_options=lambda integration: base) as hub:
+        assert "all.test" in repr(hub.http(IntegrationFactory(config={})))
+    wrong: Any = ["auth"]
+    with Hub.in_memory(client_options=lambda integration: wrong) as hub:
+        with pytest.raises(ValidationError) as refused:
+            hub.http(IntegrationFactory(config=config))
+        assert refused.value.field == "client_options"
+
+
+def test_who_waits_for_a_vault_holds_nobody_up() -> None:
+    waits, go_on = threading.Event(), threading.Event()
+
+    def client_options(integration: Integration) -> dict[str, Any]:
+        if integration.type == "slow":
+            waits.set()
+            assert go_on.wait(10)
+        return {"base_url": "https://crm.test"}
+
+    slow = IntegrationFactory(type="slow", config={})
+    with Hub.in_memory(client_options=client_options) as hub, ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(hub.http, slow) for _ in range(2)]
+        assert waits.wait(10)
+        hub.http(IntegrationFactory(type="quick", config={}))
+        go_on.set()
+        assert both[0].result() is both[1].result()
 
 
 def test_clients_that_were_not_asked_for_the_longest_make_room(serve: Serve) -> None:
