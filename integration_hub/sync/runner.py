@@ -5,6 +5,7 @@ May import: `ports`, `domain`, `http`, `workforce`. No unit of work is open whil
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import os
@@ -27,7 +28,12 @@ from integration_hub.domain.errors import (
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.sync_job import SyncJob
 from integration_hub.domain.sync_run import SyncOutcome, SyncRun
-from integration_hub.domain.values import checked_count, checked_duration, checked_name
+from integration_hub.domain.values import (
+    checked_count,
+    checked_duration,
+    checked_name,
+    checked_slug,
+)
 from integration_hub.http.client import HttpClient
 from integration_hub.ports.sync_runs import CLAIM_LEASE, checked_claim, checked_types
 from integration_hub.ports.unit_of_work import EVERY_TENANT, Tenant, UnitOfWork
@@ -78,6 +84,10 @@ class SyncContext:
     def http(self) -> HttpClient:
         """The client for the integration's system."""
         return self._runner.hub.http(self.integration)
+
+    def unit_of_work(self) -> UnitOfWork:
+        """A unit of work of the job's tenant: to store what came, or to publish what it means."""
+        return self._runner.hub.unit_of_work(tenant=self.run.tenant, actor=self._runner.worker)
 
     @property
     def cancelled(self) -> bool:
@@ -151,7 +161,7 @@ class SyncRunner:
     ) -> None:
         self.hub = hub
         self.worker = checked_name("worker", worker or f"{socket.gethostname()}:{os.getpid()}")
-        self._handlers = dict(handlers)
+        self._handlers = _checked_handlers(handlers)
         if leave_others and not handlers:
             raise ValidationError("handlers", handlers, "must name a type, where others are left")
         self._types = checked_types(list(handlers)) if leave_others else None
@@ -372,6 +382,18 @@ def _named(run: SyncRun) -> str:
 def _due_at(context: SyncContext) -> datetime:
     assert context.job.next_run_at is not None
     return context.job.next_run_at
+
+
+def _checked_handlers(handlers: Mapping[str, Handler]) -> dict[str, Handler]:
+    for kind, handler in handlers.items():
+        checked_slug("handlers", kind)  # as the types of integrations are
+        if not callable(handler):
+            problem = f"must have a function for {kind!r}"
+            raise ValidationError("handlers", type(handler).__name__, problem)
+        if inspect.iscoroutinefunction(handler):
+            problem = f"must have a plain function for {kind!r}, which may call asyncio.run()"
+            raise ValidationError("handlers", "an async function", problem)
+    return dict(handlers)
 
 
 def _checked(outcome: object) -> SyncOutcome:

@@ -30,6 +30,7 @@ from integration_hub.testing import (
     ManualClock,
     ScriptedTransport,
     SyncJobFactory,
+    WebhookFactory,
 )
 
 
@@ -549,6 +550,48 @@ def test_a_handler_talks_to_its_system(hub_clock: ManualClock) -> None:
         add_jobs(hub)
         assert SyncRunner(hub, {"crm": pull}).run_once() == 1
     assert transport.requests[0].url == "https://crm.test/contacts"
+
+
+def test_a_handler_stores_and_publishes_in_the_tenant_of_its_job(each_hub: Hub) -> None:
+    with each_hub.unit_of_work(tenant="acme") as uow:
+        parent = IntegrationFactory(type="crm", active=True, store=uow)
+        once = Schedule.once(ManualClock().now())
+        SyncJobFactory(store=uow, integration_id=parent.id, schedule=once)
+        hook = WebhookFactory(store=uow, integration_id=parent.id, events=["contacts.*"])
+        uow.commit()
+
+    def pull(context: SyncContext) -> None:
+        with context.unit_of_work() as uow:
+            uow.integrations.save(context.integration.with_tags("pulled"))
+            uow.messages.publish("contacts.pulled", {"records": 3})
+            uow.commit()
+
+    assert SyncRunner(each_hub, {"crm": pull}, worker="w7").run_once() == 1
+    with each_hub.unit_of_work(tenant="acme") as uow:
+        stored = uow.integrations.get(parent.id)
+        assert (stored.tags, stored.updated_by) == (("pulled",), "w7")
+        (job,) = uow.sync_jobs.find()
+        assert job.status == "completed"
+        assert [each.status for each in uow.messages.of_webhook(hook.id)] == ["pending"]
+
+
+async def pull_as_a_coroutine(context: SyncContext) -> None:
+    raise AssertionError("nobody awaits this")
+
+
+@pytest.mark.parametrize(
+    ("handlers", "words"),
+    [
+        ({"CRM": print}, "must be a slug"),
+        ({7: print}, "must be"),
+        ({"crm": "pull"}, "must have a function for 'crm'"),
+        ({"crm": pull_as_a_coroutine}, "a plain function for 'crm'"),
+    ],
+)
+def test_handlers_that_could_never_work_are_refused(hub: Hub, handlers: Any, words: str) -> None:
+    with pytest.raises(ValidationError, match=words) as refused:
+        SyncRunner(hub, handlers)
+    assert refused.value.field == "handlers"
 
 
 @pytest.mark.parametrize("options", [{"concurrency": 0}, {"lease": 0}, {"poll": -1}])

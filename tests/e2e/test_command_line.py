@@ -250,7 +250,7 @@ def test_a_job_is_paused_and_resumed_and_cancelled_from_the_shell(
         (["run", "--handlers", "registry"], "package.module:name"),
         (["run", "--handlers", "{}:nothing"], "a mapping of integration type to handler"),
         (["run", "--handlers", "{}:empty"], "a mapping of integration type to handler"),
-        (["run", "--handlers", "{}:wrong"], "with a function"),
+        (["run", "--handlers", "{}:wrong"], "must have a function for 'crm'"),
         (["run", "--handlers", "{}:registry", "--client-options", "{}:empty"], "a function of"),
         (["run", "--handlers", "{}:registry", "--client-options", "{}:no"], "a function of"),
         (["run", "--handlers", "{}:registry", "--lease", "long"], "90s, 15m, 12h or 30d"),
