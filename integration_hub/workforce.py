@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from traceback import format_tb
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from integration_hub.domain.errors import (
     DatabaseUnavailable,
@@ -44,7 +44,12 @@ class OpensUnitsOfWork(Protocol):
     """What `repeated` needs of a hub."""
 
     def unit_of_work(
-        self, *, tenant: Tenant = "default", actor: str = "system", atomic: bool = True
+        self,
+        *,
+        tenant: Tenant = "default",
+        actor: str = "system",
+        session: Any = None,
+        atomic: bool = True,
     ) -> UnitOfWork: ...
 
 

@@ -73,11 +73,13 @@ class SyncContext:
         self.heard_at = heard_at  # when the worker last spoke up, and the database heard it
         self.why: str | None = None
         self.is_over = False
+        self._told: tuple[UnitOfWork, SyncRun] | None = None  # in a unit of work of the handler's
         self.lock = threading.RLock()  # between the handler's thread and that of the heartbeats
 
     @property
     def checkpoint(self) -> Any:
         """Where the sync stands: where this run took up, or what it has stored since."""
+        self.take_over()
         return self.run.checkpoint
 
     @property
@@ -85,9 +87,14 @@ class SyncContext:
         """The client for the integration's system."""
         return self._runner.hub.http(self.integration)
 
-    def unit_of_work(self) -> UnitOfWork:
-        """A unit of work of the job's tenant: to store what came, or to publish what it means."""
-        return self._runner.hub.unit_of_work(tenant=self.run.tenant, actor=self._runner.worker)
+    def unit_of_work(self, *, session: Any = None) -> UnitOfWork:
+        """A unit of work of the job's tenant: to store what came, or to publish what it means.
+
+        With a SQLAlchemy `session` (or connection) it joins that transaction; see
+        `Hub.unit_of_work`.
+        """
+        tenant, actor = self.run.tenant, self._runner.worker
+        return self._runner.hub.unit_of_work(tenant=tenant, actor=actor, session=session)
 
     @property
     def cancelled(self) -> bool:
@@ -106,12 +113,44 @@ class SyncContext:
         left = min(self._ends_at - time.monotonic(), threading.TIMEOUT_MAX)
         return self._stop.wait(max(0.0, min(seconds, left))) or self.cancelled
 
-    def progress(self, records: int | None = None, checkpoint: Any = None) -> None:
+    def progress(
+        self, records: int | None = None, checkpoint: Any = None, *, uow: UnitOfWork | None = None
+    ) -> None:
         """Keep what has been reached: a run that takes up after this one does so there.
 
-        Raises `LeaseLost` where the run is no longer this worker's.
+        In a unit of work it is kept when that is committed, together with what else it stores, or
+        not at all. Raises `LeaseLost` where the run is no longer this worker's: nothing of it
+        should be stored then.
         """
-        self._runner.beat(self, records=records, checkpoint=checkpoint)
+        if uow is None:
+            self._runner.beat(self, records=records, checkpoint=checkpoint)
+            return
+        with self.lock:
+            try:
+                run = uow.sync_runs.heartbeat(self.run, records=records, checkpoint=checkpoint)
+            except (LeaseLost, SyncRunNotFound):
+                self.stop("lost")
+                raise
+            self._told = (uow, run)
+        if not run.is_running:
+            self.stop("cancelled")
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether the handler has told of its progress in a unit of work that is still open, so
+        that a heartbeat would have to wait for it.
+        """
+        return self._told is not None and self._told[0].state == "active"
+
+    def take_over(self) -> None:
+        """Know what a unit of work of the handler's has stored."""
+        with self.lock:
+            if self._told is None or self.is_telling:
+                return
+            uow, run = self._told
+            self._told = None
+            if uow.state == "committed":
+                self.run = run
 
     def stop(self, why: str) -> None:
         self.why = self.why or why
@@ -239,6 +278,7 @@ class SyncRunner:
         with context.lock:
             if context.is_over:
                 return context.run
+            context.take_over()
             spoken_at = time.monotonic()
             try:
                 run = self._does(
@@ -281,6 +321,7 @@ class SyncRunner:
                 failure = error
             with context.lock:
                 context.is_over = True  # no heartbeat after this
+                context.take_over()
             return self._ending_of(context, outcome, failure)
         finally:
             with self._lock:
@@ -364,7 +405,8 @@ class SyncRunner:
         if not context.lock.acquire(blocking=False):
             return  # its handler is just speaking up by itself, and may have to wait for that
         try:
-            self.beat(context)
+            if not context.is_telling:
+                self.beat(context)
         except _AWAY:
             raise
         except HubError as error:

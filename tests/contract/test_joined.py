@@ -8,8 +8,15 @@ import pytest
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.orm import Session
 
-from integration_hub import DuplicateName, Hub, StorageError, ValidationError
-from integration_hub.testing import IntegrationFactory, WebhookFactory
+from integration_hub import (
+    DuplicateName,
+    Hub,
+    StorageError,
+    SyncContext,
+    SyncRunner,
+    ValidationError,
+)
+from integration_hub.testing import IntegrationFactory, SyncJobFactory, WebhookFactory
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -142,3 +149,37 @@ def test_the_dict_store_has_no_transaction_to_join(hub: Hub) -> None:
     with pytest.raises(ValidationError) as refused:
         hub.unit_of_work(session=Session())
     assert refused.value.field == "session"
+
+
+def test_a_handler_keeps_its_checkpoint_with_the_service_s_rows(
+    hub_and_engine: tuple[Hub, Engine],
+) -> None:
+    """A run that fails after a page, before it is committed or after, has each page once."""
+    hub, engine = hub_and_engine
+    with hub.unit_of_work() as uow:
+        parent = uow.integrations.add(IntegrationFactory(type="crm", active=True))
+        job = SyncJobFactory(integration_id=parent.id, max_attempts=9, next_run_at=hub.clock.now())
+        uow.sync_jobs.add(job)
+        uow.commit()
+    fails = iter([False, True, False, False])
+
+    def pull(context: SyncContext) -> None:
+        for page in range(context.checkpoint or 0, 3):
+            with Session(engine) as session, session.begin():
+                session.execute(text("INSERT INTO orders VALUES (:page)"), {"page": page})
+                with context.unit_of_work(session=session) as uow:
+                    context.progress(checkpoint=page + 1, uow=uow)
+                    uow.commit()
+                if next(fails):
+                    raise ConnectionError
+
+    runner = SyncRunner(hub, {"crm": pull})
+    assert runner.run_once() == 1
+    assert orders(engine) == 1
+    with hub.unit_of_work() as uow:
+        uow.sync_jobs.save(uow.sync_jobs.get(job.id).run_now(hub.clock.now()))
+        uow.commit()
+    assert runner.run_once() == 1
+    assert orders(engine) == 3
+    with hub.unit_of_work() as uow:
+        assert uow.sync_jobs.get(job.id).checkpoint == 3

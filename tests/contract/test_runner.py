@@ -16,6 +16,7 @@ from integration_hub import (
     Hub,
     HubSettings,
     Integration,
+    LeaseLost,
     QueryTimeout,
     Schedule,
     SyncJob,
@@ -573,6 +574,105 @@ def test_a_handler_stores_and_publishes_in_the_tenant_of_its_job(each_hub: Hub) 
         (job,) = uow.sync_jobs.find()
         assert job.status == "completed"
         assert [each.status for each in uow.messages.of_webhook(hook.id)] == ["pending"]
+
+
+def test_progress_is_stored_with_what_a_handler_stores_or_not_at_all(each_hub: Hub) -> None:
+    parent, (job,) = add_jobs(each_hub, max_attempts=9)
+    ends = iter(["raise before", "commit", "raise after", "commit"])
+    begun: list[int] = []
+
+    def pull(context: SyncContext) -> None:
+        page = context.checkpoint or 0
+        begun.append(page)
+        end = next(ends)
+        with context.unit_of_work() as uow:
+            found = uow.integrations.get(parent.id)
+            uow.integrations.save(found.with_tags(*found.tags, f"page-{page}"))
+            context.progress(records=page + 1, checkpoint=page + 1, uow=uow)
+            assert (context.checkpoint or 0) == page
+            if end == "raise before":
+                raise ConnectionError
+            uow.commit()
+        assert context.checkpoint == page + 1
+        if end == "raise after":
+            raise ConnectionError
+
+    runner = SyncRunner(each_hub, {"crm": pull})
+    for _ in range(4):
+        with each_hub.unit_of_work() as uow:
+            uow.sync_jobs.save(uow.sync_jobs.get(job.id).run_now(each_hub.clock.now()))
+            uow.commit()
+        assert runner.run_once() == 1
+    assert begun == [0, 0, 1, 2]
+    with each_hub.unit_of_work() as uow:
+        assert uow.integrations.get(parent.id).tags == ("page-0", "page-1", "page-2")
+    assert job_of(each_hub, job).checkpoint == 3
+    assert [run.checkpoint_after for run in reversed(history(each_hub, job))] == [None, 1, 2, 3]
+
+
+def test_a_handler_s_open_unit_of_work_keeps_no_other_s_heartbeats(
+    hub_postgres: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, (first, second) = add_jobs(hub_postgres, 2)
+    tells, is_heard = threading.Event(), threading.Event()
+
+    def pull(context: SyncContext) -> None:
+        if context.job.id == first.id:
+            with context.unit_of_work() as uow:
+                context.progress(records=1, uow=uow)
+                tells.set()
+                assert is_heard.wait(20)
+                uow.commit()
+        else:
+            assert tells.wait(20)
+            before = context.heard_at
+            while context.heard_at == before:
+                assert not context.wait(0.02)
+            is_heard.set()
+
+    SyncRunner(hub_postgres, {"crm": pull}, lease=3).run_once()
+    assert {job_of(hub_postgres, job).status for job in (first, second)} == {"completed"}
+    assert caplog.text == ""
+
+
+def test_what_a_lost_run_would_store_is_refused(each_hub: Hub, hub_clock: ManualClock) -> None:
+    parent, _ = add_jobs(each_hub)
+    stopped: list[str | None] = []
+
+    def pull(context: SyncContext) -> None:
+        hub_clock.advance(timedelta(hours=1))
+        with each_hub.unit_of_work() as uow:
+            uow.sync_runs.reap()
+            uow.commit()
+        with context.unit_of_work() as uow:
+            uow.integrations.save(context.integration.with_tags("late"))
+            with pytest.raises(LeaseLost):
+                context.progress(checkpoint=1, uow=uow)
+        stopped.append(context.why)
+
+    SyncRunner(each_hub, {"crm": pull}).run_once()
+    assert stopped == ["lost"]
+    with each_hub.unit_of_work() as uow:
+        assert uow.integrations.get(parent.id).tags == parent.tags
+
+
+def test_progress_tells_a_handler_that_its_job_was_cancelled(each_hub: Hub) -> None:
+    _, (job,) = add_jobs(each_hub)
+    stopped: list[str | None] = []
+
+    def pull(context: SyncContext) -> None:
+        with each_hub.unit_of_work() as uow:
+            uow.sync_jobs.save(uow.sync_jobs.get(job.id).cancel(each_hub.clock.now()))
+            uow.commit()
+        with context.unit_of_work() as uow:
+            context.progress(records=1, uow=uow)
+            uow.commit()
+        assert context.cancelled
+        stopped.append(context.why)
+
+    SyncRunner(each_hub, {"crm": pull}).run_once()
+    assert stopped == ["cancelled"]
+    assert [run.status for run in history(each_hub, job)] == ["cancelled"]
 
 
 async def pull_as_a_coroutine(context: SyncContext) -> None:
