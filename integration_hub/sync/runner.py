@@ -1,13 +1,12 @@
 """The runner: claims due sync jobs, lets handlers do the work in threads, and tells how it ended.
 
-May import: `ports`, `domain`, `http`, `workforce`. No unit of work is open while a handler runs.
+May import: `ports`, `domain`, `workforce`, `context`. No unit of work is open while a handler runs.
 """
 
 from __future__ import annotations
 
 import inspect
 import logging
-import math
 import os
 import socket
 import threading
@@ -15,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from integration_hub.domain.errors import (
     DatabaseUnavailable,
@@ -25,8 +24,6 @@ from integration_hub.domain.errors import (
     SyncRunNotFound,
     ValidationError,
 )
-from integration_hub.domain.integration import Integration
-from integration_hub.domain.sync_job import SyncJob
 from integration_hub.domain.sync_run import SyncOutcome, SyncRun
 from integration_hub.domain.values import (
     checked_count,
@@ -34,11 +31,11 @@ from integration_hub.domain.values import (
     checked_name,
     checked_slug,
 )
-from integration_hub.http.client import HttpClient
 from integration_hub.ports.sync_runs import CLAIM_LEASE, checked_claim, checked_types
 from integration_hub.ports.unit_of_work import EVERY_TENANT, Tenant, UnitOfWork
-from integration_hub.ports.waiting import SYNC_WORK, Waiter, stopped_by_signals
-from integration_hub.workforce import OpensUnitsOfWork, Together, Workforce, repeated, told, traced
+from integration_hub.ports.waiting import SYNC_WORK, stopped_by_signals
+from integration_hub.sync.context import Handler, OffersWork, SyncContext
+from integration_hub.workforce import Together, Workforce, repeated, told, traced
 
 T = TypeVar("T")
 _LOG = logging.getLogger("integration_hub.sync")
@@ -46,118 +43,6 @@ _BEATS = 3  # heartbeats per lease, so that one that goes astray loses nothing
 _REAPS_AFTER = 1.0  # seconds; a lease lasts at least as long
 _BEATS_AGAIN = 1.0  # seconds at the most, after heartbeats that could not be told
 _AWAY = (DatabaseUnavailable, PoolExhausted)  # faults that all heartbeats would meet
-
-
-class OffersWork(OpensUnitsOfWork, Protocol):
-    """What a runner needs of a hub."""
-
-    def http(self, integration: Integration, /) -> HttpClient: ...
-    def waiter(self, channel: str) -> Waiter: ...
-
-
-class SyncContext:
-    """What a handler works with."""
-
-    def __init__(self, runner: SyncRunner, run: SyncRun, heard_at: float) -> None:
-        assert run.job is not None
-        assert run.integration is not None
-        self.run = run
-        self.job: SyncJob = run.job
-        self.integration: Integration = run.integration
-        self._runner = runner
-        self._stop = threading.Event()
-        limit = self.job.time_limit
-        seconds = math.inf if limit is None else limit.total_seconds()
-        self._ends_at = time.monotonic() + seconds
-        self._lease = runner.lease.total_seconds()
-        self.heard_at = heard_at  # when the worker last spoke up, and the database heard it
-        self.why: str | None = None
-        self.is_over = False
-        self._told: tuple[UnitOfWork, SyncRun] | None = None  # in a unit of work of the handler's
-        self.lock = threading.RLock()  # between the handler's thread and that of the heartbeats
-
-    @property
-    def checkpoint(self) -> Any:
-        """Where the sync stands: where this run took up, or what it has stored since."""
-        self.take_over()
-        return self.run.checkpoint
-
-    @property
-    def http(self) -> HttpClient:
-        """The client for the integration's system."""
-        return self._runner.hub.http(self.integration)
-
-    def unit_of_work(self, *, session: Any = None) -> UnitOfWork:
-        """A unit of work of the job's tenant: to store what came, or to publish what it means.
-
-        With a SQLAlchemy `session` (or connection) it joins that transaction; see
-        `Hub.unit_of_work`.
-        """
-        tenant, actor = self.run.tenant, self._runner.worker
-        return self._runner.hub.unit_of_work(tenant=tenant, actor=actor, session=session)
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether to stop: the job was cancelled, its time is over, the worker ends, or the lease
-        has run out while the database can't be reached, so that somebody else may have the job.
-        """
-        now = time.monotonic()
-        if now >= self._ends_at:
-            self.stop("time")
-        if now - self.heard_at > self._lease:
-            self.stop("lost")
-        return self._stop.is_set()
-
-    def wait(self, seconds: float) -> bool:
-        """Wait, but not longer than until it is time to stop; gives whether it is."""
-        left = min(self._ends_at - time.monotonic(), threading.TIMEOUT_MAX)
-        return self._stop.wait(max(0.0, min(seconds, left))) or self.cancelled
-
-    def progress(
-        self, records: int | None = None, checkpoint: Any = None, *, uow: UnitOfWork | None = None
-    ) -> None:
-        """Keep what has been reached: a run that takes up after this one does so there.
-
-        In a unit of work it is kept when that is committed, together with what else it stores, or
-        not at all. Raises `LeaseLost` where the run is no longer this worker's: nothing of it
-        should be stored then.
-        """
-        if uow is None:
-            self._runner.beat(self, records=records, checkpoint=checkpoint)
-            return
-        with self.lock:
-            try:
-                run = uow.sync_runs.heartbeat(self.run, records=records, checkpoint=checkpoint)
-            except (LeaseLost, SyncRunNotFound):
-                self.stop("lost")
-                raise
-            self._told = (uow, run)
-        if not run.is_running:
-            self.stop("cancelled")
-
-    @property
-    def is_telling(self) -> bool:
-        """Whether the handler has told of its progress in a unit of work that is still open, so
-        that a heartbeat would have to wait for it.
-        """
-        return self._told is not None and self._told[0].state == "active"
-
-    def take_over(self) -> None:
-        """Know what a unit of work of the handler's has stored."""
-        with self.lock:
-            if self._told is None or self.is_telling:
-                return
-            uow, run = self._told
-            self._told = None
-            if uow.state == "committed":
-                self.run = run
-
-    def stop(self, why: str) -> None:
-        self.why = self.why or why
-        self._stop.set()
-
-
-Handler: TypeAlias = Callable[[SyncContext], SyncOutcome | None]
 
 
 def _nothing(uow: UnitOfWork) -> None:
