@@ -48,7 +48,7 @@ from integration_hub.domain.webhook_message import (
 from integration_hub.http.client import HttpClient
 from integration_hub.http.options import Limits, Timeout, Tls
 from integration_hub.http.retry import RetryPolicy
-from integration_hub.http.transport import UrllibTransport
+from integration_hub.http.transport import Transport, UrllibTransport
 from integration_hub.ports.messages import DELIVERY_LEASE, PER_HOST
 from integration_hub.ports.unit_of_work import EVERY_TENANT, Tenant, UnitOfWork
 from integration_hub.ports.waiting import DELIVERY_WORK, Waiter, stopped_by_signals
@@ -95,6 +95,7 @@ class WebhookDispatcher:
     ``["10.20.0.0/16"]``), say more. Durations in seconds or `timedelta`: `lease` is how long a
     dispatcher that is not heard of keeps what it claimed; `poll` is how often it looks for work
     that it was not told of; `grace` is how long it waits for requests when it is told to stop.
+    `transport` replaces the network, in tests.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class WebhookDispatcher:
         poll: timedelta | float = 5.0,
         grace: timedelta | float = 20.0,
         tls: Tls | None = None,
+        transport: Transport | None = None,
     ) -> None:
         self._hub = hub
         self.worker = checked_name("worker", worker or f"{socket.gethostname()}:{os.getpid()}")
@@ -122,7 +124,7 @@ class WebhookDispatcher:
         self._client = HttpClient(
             retry=RetryPolicy(attempts=1),
             limits=limits,
-            transport=UrllibTransport(limits=limits, tls=tls, guard=guard),
+            transport=transport or UrllibTransport(limits=limits, tls=tls, guard=guard),
         )
         self._lock = threading.Lock()
         self._at: Counter[UUID] = Counter()
