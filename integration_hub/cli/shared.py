@@ -29,6 +29,8 @@ from integration_hub.settings import settings_of_the_environment
 
 T = TypeVar("T")
 console = Console()
+if not console.is_terminal:
+    console.width = max(console.width, 160)  # it is nobody's window: lines are for grep
 problems = Console(stderr=True)
 Url = Annotated[
     str | None,
@@ -121,15 +123,11 @@ def show(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -
     if not cells:
         console.print(Text(f"{title}: none"))
         return
-    headings = [Column(name, overflow="fold", min_width=_width(name)) for name in columns]
+    headings = [Column(name, overflow="fold", no_wrap=name == "id") for name in columns]
     table = Table(*headings, title=Text(title), title_justify="left")
     for row in cells:
         table.add_row(*row)
     console.print(table)
-
-
-def _width(name: str) -> int | None:
-    return 36 if name == "id" else None
 
 
 def _words(value: object) -> str:

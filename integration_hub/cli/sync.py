@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Annotated
 from uuid import UUID
@@ -33,9 +33,11 @@ from integration_hub.cli.shared import (
     work,
 )
 from integration_hub.domain.errors import ValidationError
+from integration_hub.domain.integration import MOST_AT_ONCE, Integration
 from integration_hub.domain.sync_job import STATUSES, SyncJob
+from integration_hub.domain.sync_run import max_concurrency
 from integration_hub.hub import ClientOptions
-from integration_hub.ports.query import SyncJobFilter
+from integration_hub.ports.query import Sort, SyncJobFilter
 from integration_hub.ports.unit_of_work import UnitOfWork
 from integration_hub.sync import Handler, SyncRunner
 
@@ -61,11 +63,12 @@ _FAILED = {
     "error": "error_message",
 }
 _DUE = {
-    "tenant": "tenant",
-    "id": "id",
-    "job": "name",
-    "since": "next_run_at",
-    "attempts": "attempt",
+    "tenant": "job.tenant",
+    "id": "job.id",
+    "job": "job.name",
+    "integration": "integration.name",
+    "since": "job.next_run_at",
+    "waits for": "waits_for",
 }
 _HISTORY = {
     "started": "started_at",
@@ -130,8 +133,9 @@ def status(tenant: TenantName = None, url: Url = None) -> None:
         counts = [(each, uow.sync_jobs.count(SyncJobFilter(status=each))) for each in STATUSES]
         overdue = uow.sync_jobs.count(SyncJobFilter(due_by=hub.clock.now()))
         show("jobs", ("state", "jobs"), [*counts, ("due now", overdue)])
-        running = uow.sync_jobs.find(SyncJobFilter(running=True), limit=_SHOWN)
-        runs = [replace(r, job=job) for job in running for r in uow.sync_runs.history(job.id, 1)]
+        runs = uow.sync_runs.running(limit=_SHOWN)
+        jobs = uow.sync_jobs.get_many({run.sync_job_id for run in runs})
+        runs = [replace(run, job=jobs[run.sync_job_id]) for run in runs]
         failed = uow.sync_jobs.find(SyncJobFilter(failed=True), limit=_SHOWN)
     listed("running", runs, _RUNNING)
     listed("failed", failed, _FAILED)
@@ -143,9 +147,12 @@ def due(
     tenant: TenantName = None,
     url: Url = None,
 ) -> None:
-    """The jobs that wait for a worker, the longest waiting first."""
+    """The jobs whose time has come, the longest waiting first, and what each of them waits for."""
     with opened(url) as hub, hub.unit_of_work(tenant=chosen(tenant)) as uow:
-        found = uow.sync_jobs.due(limit=limit)
+        wanted = SyncJobFilter(due_by=hub.clock.now())
+        jobs = uow.sync_jobs.find(wanted, sort=Sort("next_run_at"), limit=limit)
+        parents = uow.integrations.get_many({job.integration_id for job in jobs})
+        found = [_due(uow, job, parents[job.integration_id]) for job in jobs]
     listed("due", found, _DUE)
 
 
@@ -206,6 +213,26 @@ def prune(
             hub, chosen(tenant), lambda uow: uow.sync_runs.prune(before, limit=PRUNED_AT_ONCE)
         )
     console.print(f"{total} runs forgotten", highlight=False)
+
+
+@dataclass(frozen=True)
+class _Due:
+    job: SyncJob
+    integration: Integration
+    waits_for: str
+
+
+def _due(uow: UnitOfWork, job: SyncJob, integration: Integration) -> _Due:
+    if integration.is_resting:
+        how = integration.status if integration.is_active else "inactive"
+        return _Due(job, integration, f"its integration, which is {how}")
+    runs = uow.sync_runs.running(integration_id=integration.id, limit=MOST_AT_ONCE)
+    if any(run.sync_job_id == job.id for run in runs):
+        return _Due(job, integration, "its own run, which goes on")
+    places = max_concurrency(integration.config)
+    is_full = len(runs) >= places
+    waits_for = f"a place: {len(runs)} of {places} are taken" if is_full else "a worker"
+    return _Due(job, integration, waits_for)
 
 
 def _change(

@@ -66,6 +66,11 @@ class Integration(Aggregate):
             most = sync["max_concurrency"]
             checked_count("config.sync.max_concurrency", most, least=1, most=MOST_AT_ONCE)
 
+    @property
+    def is_resting(self) -> bool:
+        """Whether its sync jobs wait until it works again: it is inactive, paused or archived."""
+        return not self.is_active or self.status in RESTING
+
     def activate(self, now: datetime) -> Integration:
         """In use; a former error is forgotten, and a switched-off integration is switched on."""
         return self._moved(_S.ACTIVE, now, error_message=None, is_active=True)

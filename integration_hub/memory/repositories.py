@@ -16,7 +16,7 @@ from integration_hub.domain.errors import (
     IntegrationNotFound,
     StaleVersion,
 )
-from integration_hub.domain.integration import RESTING, Integration
+from integration_hub.domain.integration import Integration
 from integration_hub.domain.sync_job import SyncJob
 from integration_hub.domain.sync_run import SyncRun
 from integration_hub.domain.values import checked_count, checked_id, checked_time, searchable
@@ -333,9 +333,7 @@ class InMemorySyncJobRepository(MemoryRepository[SyncJob, SyncJobFilter]):
 
     def _runs(self, job: SyncJob) -> bool:
         integration = self._uow.layer(Integration).get(job.integration_id)
-        return (
-            integration is not None and integration.is_active and integration.status not in RESTING
-        )
+        return integration is not None and not integration.is_resting
 
     def running(self) -> list[SyncJob]:
         return self.find(SyncJobFilter(running=True))

@@ -5,7 +5,7 @@ May import: `ports`, `domain`, and its neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -59,30 +59,43 @@ class InMemorySyncRunRepository(RunsLife):
         wanted = checked_statuses(status)
         start = optional_time("since", since)
         with self._uow.store.lock:
-            ids = self._runs.ids("sync_job_id", [checked_id("job_id", job_id)])
-            runs = [run for run in map(self._runs.get, ids) if run is not None]
+            runs = self._seen(self._runs.ids("sync_job_id", [checked_id("job_id", job_id)]))
         found = [
             run
             for run in runs
-            if self._uow.sees(run.tenant)
-            and (wanted is None or run.status in wanted)
+            if (wanted is None or run.status in wanted)
             and (start is None or run.started_at >= start)
         ]
-        return sorted(found, key=lambda run: (run.started_at, run.id), reverse=True)[:limit]
+        return sorted(found, key=_started, reverse=True)[:limit]
+
+    def running(self, *, integration_id: UUID | None = None, limit: int = 100) -> list[SyncRun]:
+        self._uow.require_active()
+        checked_count("limit", limit, least=1)
+        with self._uow.store.lock:
+            if integration_id is None:
+                runs = [run for run in self._seen(self._runs.all_ids()) if run.is_running]
+            else:  # the index has what runs by job, too
+                of_one = checked_id("integration_id", integration_id)
+                runs = self._seen(self._runs.ids("running", [of_one]))
+                runs = [run for run in runs if run.integration_id == of_one]
+        return sorted(runs, key=_started)[:limit]
 
     def prune(self, before: datetime, *, limit: int = 1_000) -> int:
         self._uow.require_active()
         moment = checked_time("before", before)
         checked_count("limit", limit, least=1)
         with self._uow.store.lock:
-            runs = [run for run in map(self._runs.get, self._runs.all_ids()) if run is not None]
-            ended = [
-                (r.finished_at, r.id) for r in runs if r.finished_at and self._uow.sees(r.tenant)
-            ]
+            runs = self._seen(self._runs.all_ids())
+            ended = [(run.finished_at, run.id) for run in runs if run.finished_at]
             old = sorted(each for each in ended if each[0] < moment)[:limit]
             for _, id in old:
                 self._uow.discard(SyncRun, id, is_cascade=True)
         return len(old)
+
+    def _seen(self, ids: Iterable[UUID]) -> list[SyncRun]:
+        """The runs of this tenant; the caller has the store's lock."""
+        runs = map(self._runs.get, ids)
+        return [run for run in runs if run is not None and self._uow.sees(run.tenant)]
 
     def claimed(self, claim: Claim) -> list[SyncRun]:
         """Runs of the first `limit` of the due jobs that are free and that there is room for."""
@@ -163,3 +176,7 @@ class InMemorySyncRunRepository(RunsLife):
             self._uow.put(SyncRun, run)
             if job is not None:
                 self._uow.put(SyncJob, evolved(job, updated_by=self._uow.actor))
+
+
+def _started(run: SyncRun) -> tuple[datetime, UUID]:
+    return run.started_at, run.id

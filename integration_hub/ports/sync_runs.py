@@ -96,6 +96,10 @@ class SyncRunRepository(Protocol):
         """The runs of a job that started at `since` or later, the latest first."""
         ...
 
+    def running(self, *, integration_id: UUID | None = None, limit: int = 100) -> list[SyncRun]:
+        """The runs that have not ended, of one integration or of all, the oldest first."""
+        ...
+
     def prune(self, before: datetime, *, limit: int = 1_000) -> int:
         """Forget up to `limit` ended runs that ended before a moment; gives how many it were."""
         ...

@@ -32,6 +32,7 @@ from integration_hub.sql.prepared import Prepared, delete_those
 
 _RUNS, _JOBS = SYNC_RUNS.table, SYNC_JOBS.table
 _PARENTS = INTEGRATIONS.table
+_RUNNING: Any = literal_column("'running'")
 _ONE = literal_column("1", Integer)  # in the text, as the condition of the index has it
 
 
@@ -44,6 +45,7 @@ class RunStatements:
         self.held = lru_cache(self._held)
         self.expired = lru_cache(self._expired)
         self.history = lru_cache(self._history)
+        self.running = lru_cache(self._running)
         self.prune = lru_cache(self._prune)
         self.free = lru_cache(self._free)
         self.claim = lru_cache(maxsize=2 * MOST_CLAIMED)(self._claim)  # near and far
@@ -60,7 +62,7 @@ class RunStatements:
     def _expired(self, *, scoped: bool) -> Prepared:
         """As `held`, of those whose lease has run out, past those that others hold."""
         both = select(_RUNS, _JOBS).join(_JOBS, _JOBS.c.id == _RUNS.c.sync_job_id)
-        is_running = and_(_RUNS.c.status == literal_column("'running'"), _RUNS.c.slot >= _ONE)
+        is_running = and_(_RUNS.c.status == _RUNNING, _RUNS.c.slot >= _ONE)
         expired = _RUNS.c.lease_expires_at <= _parameter("lease_expires_at")
         both = both.where(is_running, expired, *_scope(scoped))
         both = both.order_by(_RUNS.c.lease_expires_at, _RUNS.c.id)
@@ -78,6 +80,13 @@ class RunStatements:
         elif chosen:
             found = found.where(_RUNS.c.status.in_(bindparam("statuses", expanding=True)))
         found = found.order_by(_RUNS.c.started_at.desc(), _RUNS.c.id.desc())
+        return Prepared(found.limit(bindparam("limit", type_=Integer)))
+
+    def _running(self, *, scoped: bool, of_one: bool) -> Prepared:
+        found = select(_RUNS).where(_RUNS.c.status == _RUNNING, *_scope(scoped))
+        if of_one:
+            found = found.where(_RUNS.c.integration_id == _parameter("integration_id"))
+        found = found.order_by(_RUNS.c.started_at, _RUNS.c.id)
         return Prepared(found.limit(bindparam("limit", type_=Integer)))
 
     def _prune(self, *, scoped: bool) -> Prepared:
@@ -109,7 +118,7 @@ class RunStatements:
             _JOBS.c.integration_id.not_in(bindparam("full", expanding=True)),
         )
         its_run = _RUNS.c.sync_job_id == _JOBS.c.id  # paused and resumed, while its run goes on
-        due = due.where(~exists().where(its_run, _RUNS.c.status == literal_column("'running'")))
+        due = due.where(~exists().where(its_run, _RUNS.c.status == _RUNNING))
         if typed:
             due = due.where(_PARENTS.c.type.in_(bindparam("types", expanding=True)))
         if scoped:
@@ -120,8 +129,8 @@ class RunStatements:
     @cached_property
     def slots(self) -> Prepared:
         """The places that are taken, by integration."""
-        is_running = _RUNS.c.status == literal_column("'running'")
-        return Prepared(select(_RUNS.c.integration_id, _RUNS.c.slot).where(is_running))
+        slots = select(_RUNS.c.integration_id, _RUNS.c.slot)
+        return Prepared(slots.where(_RUNS.c.status == _RUNNING))
 
     def _claim(self, limit: int, *, far: bool) -> Prepared:
         return Prepared(claim_text(limit, far=far))

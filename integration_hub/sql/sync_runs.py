@@ -76,6 +76,17 @@ class SqlSyncRunRepository(RunsLife):
         )
         return [SYNC_RUNS.load(row) for row in self._uow.rows(statement, values)]
 
+    def running(self, *, integration_id: UUID | None = None, limit: int = 100) -> list[SyncRun]:
+        self._uow.require_active()
+        checked_count("limit", limit, least=1)
+        values = self._uow.scoped(limit=limit)
+        if integration_id is not None:
+            values["integration_id"] = checked_id("integration_id", integration_id)
+        statement = self.STATEMENTS.running(
+            scoped=self._uow.is_scoped, of_one=integration_id is not None
+        )
+        return [SYNC_RUNS.load(row) for row in self._uow.rows(statement, values)]
+
     def prune(self, before: datetime, *, limit: int = 1_000) -> int:
         self._uow.require_active()
         moment = checked_time("before", before)

@@ -199,6 +199,9 @@ class Runs(RuleBasedStateMachine):
             with hub.unit_of_work(tenant=EVERY_TENANT) as uow:
                 jobs = sorted(uow.sync_jobs.find(), key=lambda job: job.name)
                 histories = [uow.sync_runs.history(job.id) for job in jobs]
+                running = sorted(run.id for run in uow.sync_runs.running())
+                found = [run.id for each in histories for run in each if run.is_running]
+                assert running == sorted(found), store
                 content[store] = [
                     (told(job), repr(job.checkpoint), sorted(map(told, history)))
                     for job, history in zip(jobs, histories, strict=True)

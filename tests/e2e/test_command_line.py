@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -221,6 +222,32 @@ def test_jobs_are_run_and_looked_at_from_the_shell(
     assert "side" in told("history", "[bad]", "--status", "failed", "--since", "1h")
     assert "none" in told("history", "good", "--status", "failed")
     assert "2 runs forgotten" in told("prune", "--older-than", "0s")
+
+
+def test_what_a_due_job_waits_for_is_told(
+    jobs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def waits() -> list[str]:
+        assert run(monkeypatch, "sync", "due", "--tenant", "acme") == 0
+        lines = [line for line in capsys.readouterr().out.splitlines() if "│" in line]
+        return [line.split("│")[-2].strip() for line in lines]
+
+    assert waits() == ["a worker", "a worker"]
+    with Hub.from_settings(HubSettings()) as hub:
+        with hub.unit_of_work(tenant="acme") as uow:
+            (claimed,) = uow.sync_jobs.claim("w1", limit=1)
+            crm = uow.integrations.get_by_name("CRM")
+            crm = uow.integrations.save(replace(crm, config={}))
+            paused = uow.sync_jobs.get(claimed.sync_job_id).pause(hub.clock.now())
+            uow.sync_jobs.save(uow.sync_jobs.save(paused).run_now(hub.clock.now()))
+            uow.commit()
+        assert waits() == ["a place: 1 of 1 are taken", "its own run, which goes on"]
+        with hub.unit_of_work(tenant="acme") as uow:
+            uow.integrations.save(crm.pause(hub.clock.now()))
+            uow.commit()
+        assert waits() == ["its integration, which is paused"] * 2
+        assert run(monkeypatch, "sync", "status") == 0
+        assert re.search(r"│ w1 +│", capsys.readouterr().out)
 
 
 def test_a_job_is_paused_and_resumed_and_cancelled_from_the_shell(

@@ -179,6 +179,7 @@ PLANS = {
     "ix_webhook_attempts_delivery_id_number": lambda uow: uow.messages.attempts(SOME_ID),
     "ix_webhook_messages_occurred_at_id": lambda uow: uow.messages.prune(START),
     "ix_sync_runs_history": _history,
+    "uq_sync_runs_running_slot": lambda uow: uow.sync_runs.running(integration_id=SOME_ID),
     "ix_sync_runs_ended": _prune,
     "ix_sync_runs_leases": _reap,
     "the claim": _claim,

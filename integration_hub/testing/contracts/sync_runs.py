@@ -691,6 +691,32 @@ class SyncRunContract:
             with pytest.raises(ValidationError):
                 uow.sync_runs.history(job.id, status="asleep")
 
+    def test_what_is_running_is_told_the_oldest_first(
+        self, hub: Hub, hub_clock: ManualClock
+    ) -> None:
+        first, second = (self.add_parent(hub, 9) for _ in range(2))
+        jobs = [self.add_job(hub, parent) for parent in (first, second, first)]
+        runs = []
+        for _ in jobs:
+            (run,) = self.claim(hub, limit=1)
+            runs.append(run)
+            hub_clock.advance(1)
+        paused = self.job(hub, jobs[0]).pause(hub_clock.now())
+        self.does(hub, lambda uow: uow.sync_jobs.save(paused))  # and its run goes on
+        with hub.unit_of_work() as uow:
+            assert uow.sync_runs.running() == [replaced(run, job=None) for run in runs]
+            assert [run.id for run in uow.sync_runs.running(limit=2)] == [r.id for r in runs[:2]]
+            (of_second,) = uow.sync_runs.running(integration_id=second.id)
+            assert of_second.sync_job_id == jobs[1].id
+            assert uow.sync_runs.running(integration_id=jobs[0].id) == []
+            with pytest.raises(ValidationError):
+                uow.sync_runs.running(limit=0)
+        self.succeed(hub, runs[1])
+        self.fail(hub, runs[2], "x")
+        with hub.unit_of_work() as uow:
+            assert [run.id for run in uow.sync_runs.running()] == [runs[0].id]
+            assert uow.sync_runs.running(integration_id=second.id) == []
+
     def test_old_runs_are_pruned_in_batches_and_running_ones_stay(
         self, hub: Hub, parent: Integration, hub_clock: ManualClock
     ) -> None:
@@ -735,6 +761,8 @@ class SyncRunContract:
         with hub.unit_of_work(tenant="acme") as uow:
             assert uow.sync_runs.reap() == []
             assert uow.sync_runs.history(theirs.id) == []
+            assert uow.sync_runs.running() == []
+            assert uow.sync_runs.running(integration_id=run.integration_id) == []
             assert uow.sync_runs.prune(hub_clock.now()) == 0
             acts: tuple[Callable[[], object], ...] = (
                 lambda: uow.sync_runs.get(run.id),
@@ -791,6 +819,7 @@ class SyncRunContract:
             lambda: uow.sync_runs.succeed(run),
             lambda: uow.sync_runs.reap(),
             lambda: uow.sync_runs.history(run.sync_job_id),
+            lambda: uow.sync_runs.running(),
             lambda: uow.sync_runs.prune(run.started_at),
         ):
             with pytest.raises(UnitOfWorkClosed):
