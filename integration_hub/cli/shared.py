@@ -10,6 +10,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from operator import attrgetter
 from pathlib import Path
@@ -21,13 +22,18 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from integration_hub.domain.aggregate import Aggregate
 from integration_hub.domain.errors import ValidationError
 from integration_hub.hub import ClientOptions, Hub
+from integration_hub.ports.query import Filter
+from integration_hub.ports.repositories import Repository
 from integration_hub.ports.unit_of_work import EVERY_TENANT, Tenant, UnitOfWork
 from integration_hub.ports.waiting import stopped_by_signals
 from integration_hub.settings import settings_of_the_environment
 
 T = TypeVar("T")
+A = TypeVar("A", bound=Aggregate)
+F = TypeVar("F", bound=Filter)
 console = Console()
 if not console.is_terminal:
     console.width = max(console.width, 160)  # it is nobody's window: lines are for grep
@@ -101,6 +107,17 @@ def ago(hub: Hub, option: str, text: str) -> datetime:
     """The moment that lies so long back."""
     age = duration(option, text)
     return hub.clock.now() - age
+
+
+def pointed_at(repository: Repository[A, F], like: F, option: str, text: str) -> A:
+    """The object of an id, or of a name that only one has; `like` finds those with such a name."""
+    with suppress(ValueError):
+        return repository.get(UUID(text))
+    found = [each for each in repository.find(like) if each.name == text]
+    if len(found) != 1:
+        problem = "is the name of several; give the id" if found else "is no id, and nobody's name"
+        raise ValidationError(option, text, problem)
+    return found[0]
 
 
 def identity(option: str, text: str) -> UUID:

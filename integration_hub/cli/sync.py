@@ -6,11 +6,9 @@ May import everything.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Annotated
-from uuid import UUID
 
 import typer
 from rich.text import Text
@@ -29,6 +27,7 @@ from integration_hub.cli.shared import (
     in_batches,
     listed,
     opened,
+    pointed_at,
     show,
     work,
 )
@@ -250,16 +249,7 @@ def _told(job: SyncJob) -> str:
 
 
 def _job(uow: UnitOfWork, given: str) -> SyncJob:
-    with suppress(ValueError):
-        return uow.sync_jobs.get(UUID(given))
-    like = uow.sync_jobs.find(SyncJobFilter(name_contains=given))
-    found = [job for job in like if job.name == given]
-    if len(found) != 1:
-        problem = (
-            "is the name of no sync job" if not found else "is the name of several; give the id"
-        )
-        raise ValidationError("job", given, problem)
-    return found[0]
+    return pointed_at(uow.sync_jobs, SyncJobFilter(name_contains=given), "job", given)
 
 
 def handlers_of(place: str) -> Mapping[str, Handler]:

@@ -27,6 +27,7 @@ from integration_hub.cli.shared import (
     in_batches,
     listed,
     opened,
+    pointed_at,
     show,
     work,
 )
@@ -40,7 +41,9 @@ from integration_hub.ports.unit_of_work import UnitOfWork
 webhooks = typer.Typer(
     no_args_is_help=True, help="Webhooks: deliver messages, and see how it went."
 )
-WebhookId = Annotated[str, typer.Argument(help="The webhook's id.")]
+WebhookName = Annotated[
+    str, typer.Argument(help="The webhook's id, or its name where only one has it.")
+]
 _SHOWN = 50
 _TROUBLED = {
     "id": "webhook.id",
@@ -123,20 +126,20 @@ def status(tenant: TenantName = None, url: Url = None) -> None:
 
 
 @webhooks.command()
-def pause(webhook: WebhookId, tenant: TenantName = None, url: Url = None) -> None:
+def pause(webhook: WebhookName, tenant: TenantName = None, url: Url = None) -> None:
     """Send nothing to a webhook until it is resumed; what is published meanwhile passes it by."""
     _change(webhook, Webhook.pause, tenant, url)
 
 
 @webhooks.command()
-def resume(webhook: WebhookId, tenant: TenantName = None, url: Url = None) -> None:
+def resume(webhook: WebhookName, tenant: TenantName = None, url: Url = None) -> None:
     """Send to a webhook again, after a pause, trouble or a disablement."""
     _change(webhook, Webhook.resume, tenant, url)
 
 
 @webhooks.command()
 def deliveries(
-    webhook: WebhookId,
+    webhook: WebhookName,
     status: Annotated[list[str] | None, typer.Option(help="Of this state only.")] = None,
     limit: Annotated[int, typer.Option(help="At most so many, the latest first.")] = 20,
     tenant: TenantName = None,
@@ -144,9 +147,9 @@ def deliveries(
 ) -> None:
     """The deliveries to a webhook."""
     with opened(url) as hub, hub.unit_of_work(tenant=chosen(tenant)) as uow:
-        id = identity("webhook", webhook)
-        found = uow.messages.of_webhook(id, limit, status=status or None)
-    listed("deliveries", found, _DELIVERIES)
+        hook = _webhook(uow, "webhook", webhook)
+        found = uow.messages.of_webhook(hook.id, limit, status=status or None)
+    listed(f"{hook.name}: {hook.status}", found, _DELIVERIES)
 
 
 @webhooks.command()
@@ -180,7 +183,8 @@ def replay(
         if delivery is not None:
             uow.messages.replay(identity("delivery", delivery))
             return 1
-        return uow.messages.replay_failed(identity("--failed-of", failed_of or ""), since=start)
+        hook = _webhook(uow, "--failed-of", failed_of or "")
+        return uow.messages.replay_failed(hook.id, since=start)
 
     with opened(url) as hub:
         start = None if since is None else ago(hub, "--since", since)
@@ -207,7 +211,11 @@ def _change(
     webhook: str, act: Callable[[Webhook, datetime], Webhook], tenant: str | None, url: str | None
 ) -> None:
     def change(uow: UnitOfWork, now: datetime) -> Webhook:
-        return uow.webhooks.save(act(uow.webhooks.get(identity("webhook", webhook)), now))
+        return uow.webhooks.save(act(_webhook(uow, "webhook", webhook), now))
 
     after = changed(url, tenant, change)
     console.print(Text(f"{after.name}: {after.status}"))
+
+
+def _webhook(uow: UnitOfWork, option: str, given: str) -> Webhook:
+    return pointed_at(uow.webhooks, WebhookFilter(name_contains=given), option, given)

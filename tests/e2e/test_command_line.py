@@ -250,6 +250,18 @@ def test_what_a_due_job_waits_for_is_told(
         assert re.search(r"│ w1 +│", capsys.readouterr().out)
 
 
+def test_a_name_that_several_have_is_told_so(
+    jobs: Path, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Hub.from_url(url) as hub, hub.unit_of_work(tenant="beta") as uow:
+        (slow,) = uow.sync_jobs.find()
+        uow.sync_jobs.save(replace(slow, name="good"))
+        uow.commit()
+    assert run(monkeypatch, "sync", "history", "good") == 1
+    assert "job is the name of several; give the id, got 'good'" in capsys.readouterr().err
+    assert run(monkeypatch, "sync", "history", "good", "--tenant", "beta") == 0
+
+
 def test_a_job_is_paused_and_resumed_and_cancelled_from_the_shell(
     jobs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -281,10 +293,10 @@ def test_a_job_is_paused_and_resumed_and_cancelled_from_the_shell(
         (["run", "--handlers", "{}:registry", "--client-options", "{}:empty"], "a function of"),
         (["run", "--handlers", "{}:registry", "--client-options", "{}:no"], "a function of"),
         (["run", "--handlers", "{}:registry", "--lease", "long"], "90s, 15m, 12h or 30d"),
-        (["history", "nobody"], "the name of no sync job"),
+        (["history", "nobody"], "is no id, and nobody's name"),
         (["prune", "--older-than", "-3d"], "--older-than"),
-        (["pause", "nobody"], "the name of no sync job"),
-        (["cancel", "good", "--tenant", "beta"], "the name of no sync job"),
+        (["pause", "nobody"], "is no id, and nobody's name"),
+        (["cancel", "good", "--tenant", "beta"], "is no id, and nobody's name"),
     ],
 )
 def test_what_is_wrong_with_a_sync_command_is_one_line(
@@ -392,7 +404,8 @@ def test_messages_are_delivered_and_looked_after_from_the_shell(
         assert "1 to be sent again" in told("replay", "--failed-of", str(hook.id), "--since", "1h")
         assert "1 attempts" in told("dispatch", "--once", "--allow-private", "--tenant", "default")
         assert "thank you" in told("attempts", str(delivery.id))
-        assert told("pause", str(hook.id), "--tenant", "default").strip() == "w: paused"
+        assert "w: active" in told("deliveries", "w", "--tenant", "default")
+        assert told("pause", "w", "--tenant", "default").strip() == "w: paused"
         assert "1 to be sent again" in told("replay", str(delivery.id))
         # What is forgotten is the word of the webhook's disablement, for which nobody listens.
         assert "1 messages and 0 of the inbox" in told("prune", "--older-than", "0s")
@@ -412,7 +425,9 @@ def test_messages_are_delivered_and_looked_after_from_the_shell(
         (["attempts", "00000000-0000-7000-8000-000000000007"], "no delivery with id"),
         (["dispatch", "--allow-network", "inside"], "must be a network"),
         (["dispatch", "--grace", "long"], "90s, 15m, 12h or 30d"),
-        (["resume", "w"], "must be an id"),
+        (["resume", "w"], "is no id, and nobody's name"),
+        (["deliveries", "00000000-0000-7000-8000-000000000007"], "no webhook with id"),
+        (["replay", "--failed-of", "w"], "--failed-of is no id"),
     ],
 )
 def test_what_is_wrong_with_a_webhooks_command_is_one_line(
