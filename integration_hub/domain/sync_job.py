@@ -64,8 +64,8 @@ class SyncJob(Aggregate):
 
     `schedule` says when; `next_run_at` is the next time, set when the job is added unless it is
     given; `checkpoint` is the sync cursor, any JSON, where the next run takes up;
-    `records_processed` is a total over all runs; `scheduled_for`, while a failed run is tried
-    again, is the time of the schedule that the tries are for. Names are unique within the
+    `records_processed` is a total over all runs that succeeded; `scheduled_for`, while a failed run
+    is tried again, is the time of the schedule that the tries are for. Names are unique within the
     integration. Raises `ValidationError` naming the field.
     """
 

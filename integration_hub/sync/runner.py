@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -63,7 +63,7 @@ class SyncRunner:
 
     `handlers` has one for each type of integration. A job of a type that has none here fails, with
     words that say so; or, with `leave_others`, it is left to workers that have one. A handler
-    returns a `SyncOutcome` (or None), or raises: then the job is tried again. It should look at
+    returns a `SyncOutcome`, or None, or raises: then the job is tried again. It should look at
     `context.cancelled` from time to time; Python's threads can't be stopped from outside.
     Heartbeats go out in the background. Durations in seconds or `timedelta`; `poll` is how often it
     looks for work when it was not told of any (Postgres tells it at once of jobs that became due),
@@ -228,8 +228,8 @@ class SyncRunner:
             return None  # the run has ended with its job
         if context.why == "stopped" and failure is not None:
             return _Ending(run, tell=lambda uow: uow.sync_runs.release(run))
-        if failure is None and outcome is not None and context.why != "time":
-            return _Ending(run, outcome)
+        if failure is None and context.why != "time":
+            return _Ending(run, _with_progress(outcome or SyncOutcome(), run))
         limit = context.job.time_limit
         error = failure or TimeoutError(f"it took longer than {limit}, its time limit")
         tries = f"attempt {run.attempt} of {context.job.max_attempts}"
@@ -323,13 +323,16 @@ def _checked_handlers(handlers: Mapping[str, Handler]) -> dict[str, Handler]:
     return dict(handlers)
 
 
-def _checked(outcome: object) -> SyncOutcome:
-    if outcome is None:
-        return SyncOutcome()
-    if not isinstance(outcome, SyncOutcome):
+def _checked(outcome: object) -> SyncOutcome | None:
+    if outcome is not None and not isinstance(outcome, SyncOutcome):
         problem = "must be a SyncOutcome or None: what a handler of sync jobs gives back"
         raise ValidationError("outcome", type(outcome).__name__, problem)
     return outcome
+
+
+def _with_progress(outcome: SyncOutcome, run: SyncRun) -> SyncOutcome:
+    """An outcome that says nothing of records has those that the handler told of on its way."""
+    return outcome if outcome.records else replace(outcome, records=run.records_processed)
 
 
 class _Heart:

@@ -675,6 +675,26 @@ def test_progress_tells_a_handler_that_its_job_was_cancelled(each_hub: Hub) -> N
     assert [run.status for run in history(each_hub, job)] == ["cancelled"]
 
 
+@pytest.mark.parametrize(
+    ("outcome", "records"),
+    [(None, 30), (SyncOutcome(checkpoint=4), 30), (SyncOutcome(records=31), 31)],
+)
+def test_progress_counts_where_the_outcome_says_nothing_of_records(
+    each_hub: Hub, outcome: SyncOutcome | None, records: int
+) -> None:
+    _, (job,) = add_jobs(each_hub)
+
+    def pull(context: SyncContext) -> SyncOutcome | None:
+        context.progress(records=30, checkpoint=3)
+        return outcome
+
+    SyncRunner(each_hub, {"crm": pull}).run_once()
+    done = job_of(each_hub, job)
+    assert done.records_processed == records
+    assert done.checkpoint == ((outcome and outcome.checkpoint) or 3)
+    assert [run.records_processed for run in history(each_hub, job)] == [records]
+
+
 async def pull_as_a_coroutine(context: SyncContext) -> None:
     raise AssertionError("nobody awaits this")
 

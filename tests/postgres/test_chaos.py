@@ -15,13 +15,16 @@ import signal
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from sqlalchemy import URL
+from sqlalchemy import URL, text
+from sqlalchemy.exc import OperationalError
 
 from integration_hub import (
     EVERY_TENANT,
@@ -82,7 +85,7 @@ def work(url: str, log: str, name: str, ahead: Any) -> None:
                     return
                 for run in runs:
                     go_through(run, step, tell, fails=chance.random() < FAILURES)
-            except (DatabaseUnavailable, LeaseLost, SerializationConflict):
+            except (DatabaseUnavailable, LeaseLost, SerializationConflict, OperationalError):
                 continue  # what was claimed and not worked on is lost when its lease runs out
 
 
@@ -95,7 +98,7 @@ def go_through(run: SyncRun, step: Any, tell: Any, *, fails: bool) -> None:
     run = step(lambda uow: uow.sync_runs.heartbeat(run))  # ours still, though it waited its turn
     tell("start", run)
     for at in range(run.checkpoint or 0, STEPS):
-        run = step(lambda uow, run=run, at=at: uow.sync_runs.heartbeat(run, checkpoint=at + 1))
+        run = step(partial(take, run=run, page=at))
         tell("step", run)
     tell("done", run)
     if fails:
@@ -103,6 +106,13 @@ def go_through(run: SyncRun, step: Any, tell: Any, *, fails: bool) -> None:
     else:
         step(lambda uow: uow.sync_runs.succeed(run, records=1))
     tell("end", run)
+
+
+def take(uow: Any, *, run: SyncRun, page: int) -> SyncRun:
+    """Store what came of a page, and where the next run is to take up, in one transaction."""
+    row = {"job": run.sync_job_id, "page": page}
+    uow.session.execute(text("INSERT INTO pages VALUES (:job, :page)"), row)
+    return uow.sync_runs.heartbeat(run, checkpoint=page + 1)  # type: ignore[no-any-return]
 
 
 class Line(NamedTuple):
@@ -116,6 +126,8 @@ class Line(NamedTuple):
 def database(hub_postgres_server: URL) -> Iterator[tuple[URL, Hub]]:
     with temporary_database(hub_postgres_server) as url, Hub.from_url(url) as hub:
         hub.schema.upgrade()
+        with closing(DatabaseConnectionManager(url)) as own, own.transaction() as connection:
+            connection.execute(text("CREATE TABLE pages (job uuid, page int)"))  # a service's
         now = SystemClock().now()
         chance = random.Random(1)
         with hub.unit_of_work() as uow:
@@ -227,6 +239,11 @@ def test_killed_workers_and_cut_connections_lose_nothing_and_run_nothing_twice_a
     for each in history.values():
         assert sum(run.status == "succeeded" for run in each) == 1
         assert each[-1].status == "succeeded"
+    # Each page was stored, and none of them twice.
+    with closing(DatabaseConnectionManager(url)) as own:
+        pages = Counter((str(row["job"]), row["page"]) for row in own.query("TABLE pages").rows)
+    assert set(pages) == {(id, page) for id in jobs for page in range(STEPS)}
+    assert set(pages.values()) == {1}
     # No two runs of a job overlapped, and checkpoints never went backwards: by the history,
     for each in history.values():
         for former, later in pairwise(each):
