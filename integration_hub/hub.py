@@ -142,6 +142,7 @@ class _Tables:
         self.clock = manager.clock
         self._kind = PostgresUnitOfWork if manager.is_postgres else SqliteUnitOfWork
         self._lock = threading.Lock()
+        self._checks_schema = check_schema
         self._has_checked = not check_schema
 
     def open(
@@ -174,6 +175,8 @@ class _Tables:
             return replace(found, schema=self.schema.require_current())
         except SchemaOutOfDate as error:
             schema = SchemaRevision(error.current, error.head)
+            if not self._checks_schema:  # it is in the service's own history
+                return replace(found, schema=schema)
             return replace(found, ok=False, schema=schema, error=error.message)
         except HubError as error:
             return replace(found, ok=False, error=error.message)

@@ -34,6 +34,7 @@ from integration_hub.ports.waiting import Waiter
 T = TypeVar("T")
 R = TypeVar("R")
 _TRIES = 5
+_CALLS = -20  # so many of the calls that led to an error, the last ones
 _LOOKS = 60.0  # seconds after which a wait that nobody ended looks by itself
 _SOON, _LATER = 0.05, 1.0  # seconds between tries to store what is left at the end: from, to
 #: Faults that pass: what they hindered can be done later.
@@ -67,10 +68,12 @@ def traced(error: BaseException) -> str:
     if isinstance(error, StorageError | HttpError):
         return told(error)
     lines: list[str] = []
+    seen: list[BaseException] = []
     cause: BaseException | None = error
-    while cause is not None:
-        lines.append(told(cause) if cause is error else f"caused by {told(cause)}")
-        lines += (frame.rstrip() for frame in format_tb(cause.__traceback__))
+    while cause is not None and cause not in seen:  # an error may be its own cause
+        lines.append(f"caused by {told(cause)}" if seen else told(cause))
+        lines += (frame.rstrip() for frame in format_tb(cause.__traceback__, _CALLS))
+        seen.append(cause)
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return "\n".join(lines)
 

@@ -128,6 +128,23 @@ def test_a_fault_is_told_with_its_place_and_without_its_words() -> None:
     assert "s3cr3t" not in "".join(lines)
 
 
+def test_a_fault_that_is_its_own_cause_or_has_come_a_long_way_is_told_in_short() -> None:
+    own = KeyError("id")
+    assert traced(raised(own, own)).count("KeyError") == 1
+
+    def there(left: int) -> None:
+        back(left - 1)
+
+    def back(left: int) -> None:
+        if left <= 0:
+            raise KeyError
+        there(left - 1)
+
+    with pytest.raises(KeyError) as found:
+        there(500)
+    assert len(traced(found.value).splitlines()) < 100
+
+
 def test_words_of_the_package_are_told() -> None:
     assert traced(raised(ValidationError("records", -1, "must be more"))).startswith("records must")
     assert traced(raised(DatabaseUnavailable("it is down"))) == "it is down"  # nothing to mend here
