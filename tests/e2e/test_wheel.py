@@ -78,7 +78,7 @@ def test_a_service_goes_up_runs_the_demo_and_goes_down(
         shown = run([hub, "demo", "--url", url], tmp_path)
         assert "✗" not in shown
         assert shown.count("✓") >= 7
-        assert "schema is at None" in run([hub, "db", "downgrade", "base", "--url", url], tmp_path)
+        assert "schema is at none" in run([hub, "db", "downgrade", "base", "--url", url], tmp_path)
 
     if store == "sqlite":
         go(f"sqlite:///{tmp_path / 'hub.db'}")
