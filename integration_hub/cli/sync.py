@@ -134,7 +134,7 @@ def status(tenant: TenantName = None, url: Url = None) -> None:
         show("jobs", ("state", "jobs"), [*counts, ("due now", overdue)])
         runs = uow.sync_runs.running(limit=_SHOWN)
         jobs = uow.sync_jobs.get_many({run.sync_job_id for run in runs})
-        runs = [replace(run, job=jobs[run.sync_job_id]) for run in runs]
+        runs = [replace(run, job=jobs[run.sync_job_id]) for run in runs if run.sync_job_id in jobs]
         failed = uow.sync_jobs.find(SyncJobFilter(failed=True), limit=_SHOWN)
     listed("running", runs, _RUNNING)
     listed("failed", failed, _FAILED)
@@ -151,6 +151,7 @@ def due(
         wanted = SyncJobFilter(due_by=hub.clock.now())
         jobs = uow.sync_jobs.find(wanted, sort=Sort("next_run_at"), limit=limit)
         parents = uow.integrations.get_many({job.integration_id for job in jobs})
+        jobs = [job for job in jobs if job.integration_id in parents]  # still, a moment later
         found = [_due(uow, job, parents[job.integration_id]) for job in jobs]
     listed("due", found, _DUE)
 
