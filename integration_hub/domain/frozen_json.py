@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NoReturn, TypeAlias
 
 from integration_hub.domain.errors import ValidationError
@@ -132,11 +132,19 @@ def _json_text(path: str, value: str) -> str:
     return str(value)
 
 
-def checked_part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """The object that a config has by a name, or an empty one; another value raises."""
+def checked_part(
+    config: Mapping[str, Any], name: str, known: Collection[str], *, of: str
+) -> Mapping[str, Any]:
+    """The object that a config has by a name, or an empty one; another value raises, and so does
+    what is not known there, which would be said in vain.
+    """
     found = config.get(name, {})
     if not isinstance(found, Mapping):
         raise ValidationError(f"config.{name}", type(found).__name__, "must be a JSON object")
+    for each in found:
+        if each not in known:
+            problem = f"of {of} may only have: {', '.join(sorted(known))}"
+            raise ValidationError(f"config.{name}", each, problem)
     return found
 
 

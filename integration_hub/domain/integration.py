@@ -61,7 +61,7 @@ class Integration(Aggregate):
         Aggregate.__post_init__(self)
         put(self, "type", checked_slug("type", self.type))
         put(self, "status", member("status", self.status, STATUSES))
-        sync = checked_part(self.config, "sync")
+        sync = checked_part(self.config, "sync", ("max_concurrency",), of="an integration")
         if "max_concurrency" in sync:
             most = sync["max_concurrency"]
             checked_count("config.sync.max_concurrency", most, least=1, most=MOST_AT_ONCE)

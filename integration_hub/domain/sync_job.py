@@ -113,7 +113,7 @@ class SyncJob(Aggregate):
         put(self, "checkpoint", checked_json("checkpoint", self.checkpoint))
         for name in ("next_run_at", "last_run_at", "scheduled_for"):
             put(self, name, optional_time(name, getattr(self, name)))
-        sync = checked_part(self.config, "sync")
+        sync = checked_part(self.config, "sync", ("catch_up", "timeout"), of="a sync job")
         if "catch_up" in sync:
             member("config.sync.catch_up", sync["catch_up"], CATCH_UP)
         if sync.get("timeout") is not None:

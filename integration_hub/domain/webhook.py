@@ -132,10 +132,8 @@ class Webhook(Aggregate):
         put(self, "url", checked_url("url", self.url))
         put(self, "events", checked_patterns("events", self.events))
         put(self, "status", member("status", self.status, STATUSES))
-        for name, value in checked_part(self.config, "delivery").items():
-            if name not in _OPTIONS:
-                known = ", ".join(sorted(_OPTIONS))
-                raise ValidationError("config.delivery", name, f"may only have: {known}")
+        options = checked_part(self.config, "delivery", _OPTIONS, of="a webhook")
+        for name, value in options.items():
             _OPTIONS[name](f"config.delivery.{name}", value)
 
     def subscribes_to(self, event: str) -> bool:

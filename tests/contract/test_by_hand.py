@@ -55,6 +55,7 @@ CONFIGS: list[Any] = [
     {"sync": {"catch_up": 5}},
     {"sync": {"timeout": "x"}},
     {"sync": {"timeout": -1}},
+    {"sync": {"of a later version": 1}},
 ]
 
 

@@ -315,3 +315,20 @@ def test_a_filter_takes_one_or_several_choices() -> None:
     assert SyncJobFilter(status={"pending", "failed"}).status == ("failed", "pending")
     assert SyncJobFilter(integration_id=[PARENT, other]).integration_id == (other, PARENT)
     assert SyncJobFilter(integration_id=uuid4()) != SyncJobFilter()
+
+
+@pytest.mark.parametrize(
+    ("make", "config", "words"),
+    [
+        (integration, {"sync": {"max_concurency": 5}}, "an integration may only have: max_conc"),
+        (integration, {"sync": {"timeout": 5}}, "an integration may only have: max_concurrency"),
+        (job, {"sync": {"max_concurrency": 5}}, "a sync job may only have: catch_up, timeout"),
+        (webhook, {"delivery": {"retry": [1]}}, "a webhook may only have: disabled_after"),
+    ],
+)
+def test_an_option_that_would_be_said_in_vain_is_refused(
+    make: Any, config: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValidationError, match=words) as refused:
+        make(config=config)
+    assert refused.value.field == f"config.{next(iter(config))}"
