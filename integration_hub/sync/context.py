@@ -68,8 +68,16 @@ class SyncContext:
     @property
     def checkpoint(self) -> Any:
         """Where the sync stands: where this run took up, or what it has stored since."""
-        self.take_over()
-        return self.run.checkpoint
+        return self.latest.checkpoint
+
+    @property
+    def latest(self) -> SyncRun:
+        """The run as it was last stored, here or in a unit of work of the handler's."""
+        if self._told is None:
+            return self.run
+        uow, run = self._told
+        is_stored = uow.state == "committed" and run.version > self.run.version
+        return run if is_stored else self.run
 
     @property
     def http(self) -> HttpClient:
@@ -114,13 +122,14 @@ class SyncContext:
         if uow is None:
             self._runner.beat(self, records=records, checkpoint=checkpoint)
             return
-        with self.lock:
-            try:
-                run = uow.sync_runs.heartbeat(self.run, records=records, checkpoint=checkpoint)
-            except (LeaseLost, SyncRunNotFound):
-                self.stop("lost")
-                raise
-            self._told = (uow, run)
+        # Without the lock: a heartbeat that has it may be waiting for what this unit of work holds.
+        self._told = (uow, self.run)
+        try:
+            run = uow.sync_runs.heartbeat(self.run, records=records, checkpoint=checkpoint)
+        except (LeaseLost, SyncRunNotFound):
+            self.stop("lost")
+            raise
+        self._told = (uow, run)
         if not run.is_running:
             self.stop("cancelled")
 
@@ -130,16 +139,6 @@ class SyncContext:
         that a heartbeat would have to wait for it.
         """
         return self._told is not None and self._told[0].state == "active"
-
-    def take_over(self) -> None:
-        """Know what a unit of work of the handler's has stored."""
-        with self.lock:
-            if self._told is None or self.is_telling:
-                return
-            uow, run = self._told
-            self._told = None
-            if uow.state == "committed":
-                self.run = run
 
     def stop(self, why: str) -> None:
         self.why = self.why or why

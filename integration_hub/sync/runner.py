@@ -163,7 +163,6 @@ class SyncRunner:
         with context.lock:
             if context.is_over:
                 return context.run
-            context.take_over()
             spoken_at = time.monotonic()
             try:
                 run = self._does(
@@ -206,7 +205,6 @@ class SyncRunner:
                 failure = error
             with context.lock:
                 context.is_over = True  # no heartbeat after this
-                context.take_over()
             return self._ending_of(context, outcome, failure)
         finally:
             with self._lock:
@@ -223,7 +221,7 @@ class SyncRunner:
     def _ending_of(
         self, context: SyncContext, outcome: SyncOutcome | None, failure: BaseException | None
     ) -> _Ending | None:
-        run = context.run
+        run = context.latest
         if context.why == "cancelled":
             return None  # the run has ended with its job
         if context.why == "stopped" and failure is not None:

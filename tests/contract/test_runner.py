@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -632,6 +633,36 @@ def test_a_handler_s_open_unit_of_work_keeps_no_other_s_heartbeats(
 
     SyncRunner(hub_postgres, {"crm": pull}, lease=3).run_once()
     assert {job_of(hub_postgres, job).status for job in (first, second)} == {"completed"}
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("store", ["hub_sqlite", "hub_postgres"])
+def test_a_heartbeat_that_waits_for_a_handler_s_unit_of_work_does_not_hold_it_up(
+    store: str, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub: Hub = request.getfixturevalue(store)
+    _, (job,) = add_jobs(hub)
+
+    def waits(context: SyncContext) -> bool:
+        """Whether a heartbeat of the run is on its way."""
+        if context.lock.acquire(blocking=False):
+            context.lock.release()
+            return False
+        return True
+
+    def pull(context: SyncContext) -> None:
+        with context.unit_of_work() as uow:
+            found = uow.sync_jobs.get(job.id)
+            uow.sync_jobs.save(dataclasses.replace(found, tags=("pulled",)))
+            while not waits(context):
+                assert not context.wait(0.01)
+            context.progress(records=1, checkpoint=1, uow=uow)
+            uow.commit()
+        assert context.checkpoint == 1
+
+    SyncRunner(hub, {"crm": pull}, lease=2).run_once()
+    done = job_of(hub, job)
+    assert (done.status, done.tags, done.checkpoint) == ("completed", ("pulled",), 1)
     assert caplog.text == ""
 
 
