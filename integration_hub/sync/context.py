@@ -61,6 +61,7 @@ class SyncContext:
         self._lease = runner.lease.total_seconds()
         self.heard_at = heard_at  # when the worker last spoke up, and the database heard it
         self.why: str | None = None
+        self.was_told = False  # whether the handler knows that it is to stop
         self.is_over = False
         self._told: tuple[UnitOfWork, SyncRun] | None = None  # in a unit of work of the handler's
         self.lock = threading.RLock()  # between the handler's thread and that of the heartbeats
@@ -103,12 +104,14 @@ class SyncContext:
             self.stop("time")
         if now - self.heard_at > self._lease:
             self.stop("lost")
-        return self._stop.is_set()
+        self.was_told = self._stop.is_set()
+        return self.was_told
 
     def wait(self, seconds: float) -> bool:
         """Wait, but not longer than until it is time to stop; gives whether it is."""
         left = min(self._ends_at - time.monotonic(), threading.TIMEOUT_MAX)
-        return self._stop.wait(max(0.0, min(seconds, left))) or self.cancelled
+        self._stop.wait(max(0.0, min(seconds, left)))
+        return self.cancelled
 
     def progress(
         self, records: int | None = None, checkpoint: Any = None, *, uow: UnitOfWork | None = None

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 from integration_hub.domain.errors import (
@@ -42,6 +43,7 @@ _LOG = logging.getLogger("integration_hub.sync")
 _BEATS = 3  # heartbeats per lease, so that one that goes astray loses nothing
 _REAPS_AFTER = 1.0  # seconds; a lease lasts at least as long
 _BEATS_AGAIN = 1.0  # seconds at the most, after heartbeats that could not be told
+_BROKEN_OFF = ("stopped", "lost")  # why a handler is to stop through no fault of its own
 _AWAY = (DatabaseUnavailable, PoolExhausted)  # faults that all heartbeats would meet
 
 
@@ -64,7 +66,8 @@ class SyncRunner:
     `handlers` has one for each type of integration. A job of a type that has none here fails, with
     words that say so; or, with `leave_others`, it is left to workers that have one. A handler
     returns a `SyncOutcome`, or None, or raises: then the job is tried again. It should look at
-    `context.cancelled` from time to time; Python's threads can't be stopped from outside.
+    `context.cancelled` from time to time, since Python's threads can't be stopped from outside; one
+    that has seen there that the worker ends, and returns, gives its job back as far as it has come.
     Heartbeats go out in the background. Durations in seconds or `timedelta`; `poll` is how often it
     looks for work when it was not told of any (Postgres tells it at once of jobs that became due),
     `grace` how long handlers have to finish when it is told to stop.
@@ -224,15 +227,16 @@ class SyncRunner:
         run = context.latest
         if context.why == "cancelled":
             return None  # the run has ended with its job
-        if context.why == "stopped" and failure is not None:
-            return _Ending(run, tell=lambda uow: uow.sync_runs.release(run))
-        if failure is None and context.why != "time":
+        if context.why in _BROKEN_OFF and (failure is not None or context.was_told):
+            return _Ending(run, tell=partial(_give_back, run, outcome))
+        if failure is None and context.why == "time":
+            limit = context.job.time_limit
+            failure = TimeoutError(f"it took longer than {limit}, its time limit")
+        if failure is None:
             return _Ending(run, _with_progress(outcome or SyncOutcome(), run))
-        limit = context.job.time_limit
-        error = failure or TimeoutError(f"it took longer than {limit}, its time limit")
         tries = f"attempt {run.attempt} of {context.job.max_attempts}"
-        _LOG.warning("%s failed, %s: %s", _named(run), tries, traced(error))
-        return _Ending(run, tell=lambda uow: uow.sync_runs.fail(run, error))
+        _LOG.warning("%s failed, %s: %s", _named(run), tries, traced(failure))
+        return _Ending(run, tell=partial(_fail, run, outcome, failure))
 
     def _tell(self, endings: list[_Ending]) -> None:
         """All of them, or none."""
@@ -245,8 +249,8 @@ class SyncRunner:
             for each in others:
                 each.tell(uow)
 
-        is_one_call = len(others) + bool(done) == 1
-        repeated(self.hub, tell, tenant=self._tenant, actor=self.worker, atomic=not is_one_call)
+        atomic = bool(others)  # these may take several calls
+        repeated(self.hub, tell, tenant=self._tenant, actor=self.worker, atomic=atomic)
         if _LOG.isEnabledFor(logging.INFO):
             for run, outcome in done:
                 _LOG.info("%s succeeded: %d records", _named(run), outcome.records)
@@ -326,6 +330,25 @@ def _checked(outcome: object) -> SyncOutcome | None:
         problem = "must be a SyncOutcome or None: what a handler of sync jobs gives back"
         raise ValidationError("outcome", type(outcome).__name__, problem)
     return outcome
+
+
+def _give_back(run: SyncRun, outcome: SyncOutcome | None, uow: UnitOfWork) -> None:
+    """A handler that was told to stop has stopped: its job is due again, from where it got to."""
+    if _reaches(run, outcome, uow):
+        uow.sync_runs.release(run)
+
+
+def _fail(run: SyncRun, outcome: SyncOutcome | None, error: BaseException, uow: UnitOfWork) -> None:
+    if _reaches(run, outcome, uow):
+        uow.sync_runs.fail(run, error)
+
+
+def _reaches(run: SyncRun, outcome: SyncOutcome | None, uow: UnitOfWork) -> bool:
+    """Keep how far a run has come that has not succeeded; gives whether it has yet to end."""
+    if outcome is None or (outcome.checkpoint is None and not outcome.records):
+        return True
+    records = outcome.records or None
+    return uow.sync_runs.heartbeat(run, records=records, checkpoint=outcome.checkpoint).is_running
 
 
 def _with_progress(outcome: SyncOutcome, run: SyncRun) -> SyncOutcome:

@@ -350,7 +350,7 @@ def test_a_handler_stops_when_its_lease_runs_out_unheard(
     hub_postgres: Hub, hub_postgres_url: URL, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The database can't be reached; somebody else may take the job for lost by now."""
-    add_jobs(hub_postgres)
+    _, (job,) = add_jobs(hub_postgres)
     stopped: list[str | None] = []
 
     def pull(context: SyncContext) -> None:
@@ -360,6 +360,8 @@ def test_a_handler_stops_when_its_lease_runs_out_unheard(
 
     SyncRunner(hub_postgres, {"crm": pull}, lease=1).run_once()
     assert stopped == ["lost"]
+    after = job_of(hub_postgres, job)
+    assert (after.status, after.attempt) == ("pending", 0)  # nobody else has it, so it goes back
     assert "no heartbeats, and 1 handlers to stop" in caplog.text
 
 
@@ -464,6 +466,20 @@ def test_a_time_limit_stops_a_handler_and_counts_as_a_failure(each_hub: Hub) -> 
     assert "time limit" in after.error_message
 
 
+def test_what_a_handler_has_reached_when_its_time_is_over_is_kept(each_hub: Hub) -> None:
+    _, (job,) = add_jobs(each_hub, config={"sync": {"timeout": 0.05}})
+
+    def pull(context: SyncContext) -> SyncOutcome:
+        assert context.wait(30)
+        return SyncOutcome(records=5, checkpoint="half")
+
+    SyncRunner(each_hub, {"crm": pull}).run_once()
+    after = job_of(each_hub, job)
+    assert (after.status, after.attempt, after.checkpoint) == ("pending", 1, "half")
+    (run,) = history(each_hub, job)
+    assert (run.status, run.records_processed) == ("failed", 5)
+
+
 def test_a_handler_does_not_wait_beyond_its_time_limit(each_hub: Hub) -> None:
     _, (job,) = add_jobs(each_hub, max_attempts=1, config={"sync": {"timeout": 0.05}})
     told: list[bool] = []
@@ -474,29 +490,37 @@ def test_a_handler_does_not_wait_beyond_its_time_limit(each_hub: Hub) -> None:
 
 @pytest.mark.parametrize("way", ["run_forever", "run_once", "run_due"])
 def test_a_runner_that_stops_gives_back_what_does_not_finish(each_hub: Hub, way: str) -> None:
-    _, jobs = add_jobs(each_hub, 2)
+    _, jobs = add_jobs(each_hub, 4)
+    finishes, raises, returns, tells = (job.id for job in jobs)
     begun = threading.Semaphore(0)
     finish = threading.Event()
 
-    def pull(context: SyncContext) -> None:
+    def pull(context: SyncContext) -> SyncOutcome | None:
         begun.release()
-        if context.job.id == jobs[0].id:
+        if context.job.id == finishes:
             assert finish.wait(10)
-            return
+            return None
         assert context.wait(30)
-        raise InterruptedError
+        if context.job.id == raises:
+            raise InterruptedError
+        return SyncOutcome(records=5, checkpoint="half") if context.job.id == tells else None
 
     runner = SyncRunner(each_hub, {"crm": pull}, poll=0.05, grace=0.5)
     working = in_background(getattr(runner, way))
-    assert begun.acquire(timeout=10)
-    assert begun.acquire(timeout=10)
+    for _ in jobs:
+        assert begun.acquire(timeout=10)
     runner.stop()
     finish.set()
     working.join(20)
     assert not working.is_alive()
-    assert job_of(each_hub, jobs[0]).status == "completed"
-    given_back = job_of(each_hub, jobs[1])
-    assert (given_back.status, given_back.attempt) == ("pending", 0)
+    after = {job.id: job_of(each_hub, job) for job in jobs}
+    assert after[finishes].status == "completed"
+    assert {(after[id].status, after[id].attempt) for id in (raises, returns, tells)} == {
+        ("pending", 0)
+    }
+    assert (after[returns].checkpoint, after[tells].checkpoint) == (None, "half")
+    (run,) = history(each_hub, after[tells])
+    assert (run.status, run.error_code, run.records_processed) == ("cancelled", "released", 5)
     assert runner.run_once() == 0  # it has stopped
 
 
