@@ -64,6 +64,7 @@ class SyncContext:
         self.was_told = False  # whether the handler knows that it is to stop
         self.is_over = False
         self._told: tuple[UnitOfWork, SyncRun] | None = None  # in a unit of work of the handler's
+        self._stored = run  # in one before that
         self.lock = threading.RLock()  # between the handler's thread and that of the heartbeats
 
     @property
@@ -73,12 +74,11 @@ class SyncContext:
 
     @property
     def latest(self) -> SyncRun:
-        """The run as it was last stored, here or in a unit of work of the handler's."""
-        if self._told is None:
-            return self.run
-        uow, run = self._told
-        is_stored = uow.state == "committed" and run.version > self.run.version
-        return run if is_stored else self.run
+        """The run as it was last stored, by a heartbeat or in a unit of work of the handler's."""
+        known = [self.run, self._stored]
+        if self._told is not None and self._told[0].state == "committed":
+            known.append(self._told[1])
+        return max(known, key=_version)
 
     @property
     def http(self) -> HttpClient:
@@ -99,13 +99,17 @@ class SyncContext:
         """Whether to stop: the job was cancelled, its time is over, the worker ends, or the lease
         has run out while the database can't be reached, so that somebody else may have the job.
         """
+        self.was_told = self.is_to_stop()
+        return self.was_told
+
+    def is_to_stop(self) -> bool:
+        """The same, asked by others than the handler, which does not know of it then."""
         now = time.monotonic()
         if now >= self._ends_at:
             self.stop("time")
         if now - self.heard_at > self._lease:
             self.stop("lost")
-        self.was_told = self._stop.is_set()
-        return self.was_told
+        return self._stop.is_set()
 
     def wait(self, seconds: float) -> bool:
         """Wait, but not longer than until it is time to stop; gives whether it is."""
@@ -126,9 +130,10 @@ class SyncContext:
             self._runner.beat(self, records=records, checkpoint=checkpoint)
             return
         # Without the lock: a heartbeat that has it may be waiting for what this unit of work holds.
-        self._told = (uow, self.run)
+        self._stored = self.latest
+        self._told = (uow, self._stored)
         try:
-            run = uow.sync_runs.heartbeat(self.run, records=records, checkpoint=checkpoint)
+            run = uow.sync_runs.heartbeat(self._stored, records=records, checkpoint=checkpoint)
         except (LeaseLost, SyncRunNotFound):
             self.stop("lost")
             raise
@@ -149,3 +154,7 @@ class SyncContext:
 
 
 Handler: TypeAlias = Callable[[SyncContext], SyncOutcome | None]
+
+
+def _version(run: SyncRun) -> int:
+    return run.version

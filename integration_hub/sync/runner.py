@@ -283,7 +283,7 @@ class SyncRunner:
             for context in contexts:
                 self._beat_one(context)
         except _AWAY as error:
-            late = sum(context.cancelled for context in contexts)
+            late = sum(context.is_to_stop() for context in contexts)
             _LOG.warning("no heartbeats, and %d handlers to stop: %s", late, error.message)
             return False
         return True

@@ -365,6 +365,22 @@ def test_a_handler_stops_when_its_lease_runs_out_unheard(
     assert "no heartbeats, and 1 handlers to stop" in caplog.text
 
 
+def test_a_handler_that_did_not_look_has_finished_though_it_was_to_stop(
+    hub_postgres: Hub, hub_postgres_url: URL, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, (job,) = add_jobs(hub_postgres)
+
+    def pull(context: SyncContext) -> SyncOutcome:
+        with away(hub_postgres_url):
+            assert context._stop.wait(30)  # without being told
+        return SyncOutcome(records=3)
+
+    SyncRunner(hub_postgres, {"crm": pull}, lease=1).run_once()
+    assert "and 1 handlers to stop" in caplog.text
+    after = job_of(hub_postgres, job)
+    assert (after.status, after.records_processed) == ("completed", 3)
+
+
 def test_a_lease_that_was_not_heard_of_for_a_while_is_kept(
     hub_postgres: Hub, hub_postgres_url: URL
 ) -> None:
@@ -633,6 +649,26 @@ def test_progress_is_stored_with_what_a_handler_stores_or_not_at_all(each_hub: H
         assert uow.integrations.get(parent.id).tags == ("page-0", "page-1", "page-2")
     assert job_of(each_hub, job).checkpoint == 3
     assert [run.checkpoint_after for run in reversed(history(each_hub, job))] == [None, 1, 2, 3]
+
+
+def test_a_checkpoint_is_what_was_stored_last(each_hub: Hub) -> None:
+    _, (job,) = add_jobs(each_hub)
+    seen: list[Any] = []
+
+    def pull(context: SyncContext) -> None:
+        for page, is_kept in enumerate([True, False, True, False], start=1):
+            with context.unit_of_work() as uow:
+                context.progress(checkpoint=page, uow=uow)
+                seen.append(context.checkpoint)
+                if is_kept:
+                    uow.commit()
+            seen.append(context.checkpoint)
+        context.progress(records=7)
+        seen.append(context.checkpoint)
+
+    SyncRunner(each_hub, {"crm": pull}).run_once()
+    assert seen == [None, 1, 1, 1, 1, 3, 3, 3, 3]
+    assert job_of(each_hub, job).checkpoint == 3
 
 
 def test_a_handler_s_open_unit_of_work_keeps_no_other_s_heartbeats(
