@@ -256,7 +256,7 @@ class SyncRunner:
                 _LOG.info("%s succeeded: %d records", _named(run), outcome.records)
 
     def _cannot_tell(self, ending: _Ending, error: Exception) -> None:
-        if isinstance(error, LeaseLost):
+        if isinstance(error, LeaseLost | SyncRunNotFound):  # another's by now, or removed
             _LOG.warning("%s", error.message)
         else:  # the lease will run out, and the run be lost
             _LOG.error("%s: %s", _named(ending.run), told(error))

@@ -327,7 +327,9 @@ def test_a_cancelled_job_stops_its_handler(each_hub: Hub, hub_clock: ManualClock
     assert [run.status for run in history(each_hub, job)] == ["cancelled"]
 
 
-def test_a_job_that_is_removed_stops_its_handler(each_hub: Hub) -> None:
+def test_a_job_that_is_removed_stops_its_handler(
+    each_hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
     parent, (job,) = add_jobs(each_hub)
     begun = threading.Event()
 
@@ -344,6 +346,7 @@ def test_a_job_that_is_removed_stops_its_handler(each_hub: Hub) -> None:
     assert not working.is_alive()
     with pytest.raises(SyncJobNotFound):
         job_of(each_hub, job)
+    assert {each.levelname for each in caplog.records} == {"WARNING"}
 
 
 def test_a_handler_stops_when_its_lease_runs_out_unheard(
