@@ -220,8 +220,8 @@ class Workforce(Generic[T, R]):
         """
         if self.is_stopping:
             return []
-        claimed = self._claimed(self._concurrency)
         with Waiter() as waiter, ThreadPoolExecutor(self._concurrency) as pool:
+            claimed = self._claimed(self._concurrency)
             begun = [pool.submit(self._see_through, each) for each in claimed]
             for each in begun:
                 each.add_done_callback(lambda _: waiter.wake())
