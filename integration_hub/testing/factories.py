@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import collections.abc
 from datetime import timedelta
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from factory.base import Factory
 from factory.declarations import LazyFunction, Sequence, Trait
@@ -40,6 +40,12 @@ class AggregateFactory(Factory[A]):
         abstract = True
 
     name = Sequence(lambda number: f"object {number:04d}")
+
+    if TYPE_CHECKING:  # what the metaclass does, which says nothing of its types
+
+        def __new__(  # type: ignore[misc]
+            cls, *, store: UnitOfWork | None = None, **fields: Any
+        ) -> A: ...
 
     @classmethod
     def _create(cls, model_class: type[A], *args: Any, **fields: Any) -> A:

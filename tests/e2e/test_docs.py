@@ -15,6 +15,7 @@ DOCS = CHECKOUT / "docs"
 BIN = Path(sys.executable).parent
 #: Of an installed wheel: see test_wheel.
 ELSEWHERE = {"own-history.md"}
+PYTHON = re.compile(r"^```python(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = [
     CHECKOUT / "README.md",
     *sorted(page for page in DOCS.glob("*.md") if page.name not in ELSEWHERE),
@@ -27,6 +28,26 @@ def test_what_a_page_shows_runs(
 ) -> None:
     shows_code = "```python" in page.read_text(encoding="utf-8")
     assert bool(walk(page, tmp_path, BIN)) is shows_code
+
+
+@pytest.mark.typed
+@pytest.mark.parametrize("checker", [["mypy", "--strict"], ["pyright"]], ids=lambda each: each[0])
+def test_what_the_pages_show_is_typed(checker: list[str], tmp_path: Path) -> None:
+    """As a reader's own checker sees it, who knows nothing of how this package is checked."""
+    files = {}
+    for page in PAGES:
+        plain = []
+        for at, (title, code) in enumerate(PYTHON.findall(page.read_text(encoding="utf-8"))):
+            if title:
+                files[f"{page.stem}_{at}_{Path(title).name}"] = code
+            else:
+                plain.append(code)
+        files[f"{page.stem}_page.py"] = "".join(plain)
+    for name, code in files.items():
+        (tmp_path / name).write_text(code, encoding="utf-8")
+    command = [str(BIN / checker[0]), *checker[1:], *files]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_generated_parts_are_current() -> None:

@@ -70,7 +70,7 @@ class TenantContract:
                 parent = uow.integrations.add(
                     IntegrationFactory(name=NAME, type="sap", tags=["t"], config={"a": 1})
                 )
-                common = {"name": NAME, "integration_id": parent.id, "tags": ["t"]}
+                common: dict[str, Any] = {"name": NAME, "integration_id": parent.id, "tags": ["t"]}
                 now = hub_clock.now()
                 stored = {
                     "integrations": parent,
