@@ -208,23 +208,9 @@ def test_a_handler_s_fault_is_logged_with_its_place(
     assert "s3cr3t" not in told.replace('raise KeyError("s3cr3t")', "")  # but for the code
 
 
-def test_a_runner_that_runs_once_waits_for_a_database_that_is_away(
-    hub_postgres: Hub, hub_postgres_url: URL
-) -> None:
-    _, (job,) = add_jobs(hub_postgres)
-    with returning(hub_postgres_url) as (goes, comes_back):
-
-        def pull(context: SyncContext) -> SyncOutcome:
-            goes()
-            comes_back()
-            return SyncOutcome(records=3)
-
-        assert SyncRunner(hub_postgres, {"crm": pull}).run_once() == 1
-    assert job_of(hub_postgres, job).records_processed == 3
-
-
+@pytest.mark.parametrize("way", ["run_once", "run_forever"])
 def test_a_runner_that_ends_waits_for_a_database_that_is_away(
-    hub_postgres: Hub, hub_postgres_url: URL
+    hub_postgres: Hub, hub_postgres_url: URL, way: str
 ) -> None:
     _, (job,) = add_jobs(hub_postgres)
     with returning(hub_postgres_url) as (goes, comes_back):
@@ -236,7 +222,7 @@ def test_a_runner_that_ends_waits_for_a_database_that_is_away(
             return SyncOutcome(records=3)
 
         runner = SyncRunner(hub_postgres, {"crm": pull})
-        runner.run_forever()
+        getattr(runner, way)()
     assert job_of(hub_postgres, job).records_processed == 3
 
 
