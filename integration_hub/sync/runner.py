@@ -228,6 +228,7 @@ class SyncRunner:
         if context.why == "cancelled":
             return None  # the run has ended with its job
         if context.why in _BROKEN_OFF and (failure is not None or context.was_told):
+            _LOG.info("%s was asked to stop, and gives its job back", _named(run))
             return _Ending(run, tell=partial(_give_back, run, outcome))
         if failure is None and context.why == "time":
             limit = context.job.time_limit

@@ -343,18 +343,21 @@ def test_a_worker_process_gives_back_its_job_at_sigterm(
             f"{jobs}:registry",
             "--grace",
             "0.1",
+            "--verbose",
             *options,
         ],
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
     assert worker.stdout is not None
     while worker.stdout.readline() != "at work\n":
         assert worker.poll() is None
     worker.send_signal(signal.SIGTERM)
-    said, _ = worker.communicate(timeout=30)
+    said, logged = worker.communicate(timeout=30)
     assert worker.returncode == 0
     assert last in said
+    assert "of 'slow' was asked to stop, and gives its job back" in logged
     with Hub.from_url(url) as hub, hub.unit_of_work(tenant="beta") as uow:
         (job,) = uow.sync_jobs.find()
         (ended,) = uow.sync_runs.history(job.id)
