@@ -225,10 +225,14 @@ class Workforce(Generic[T, R]):
             begun = [pool.submit(self._see_through, each) for each in claimed]
             for each in begun:
                 each.add_done_callback(lambda _: waiter.wake())
+
+            def is_done() -> bool:
+                return all(each.done() for each in begun)
+
             try:
-                self._wait(waiter, lambda: all(each.done() for each in begun))
+                self._wait(waiter, is_done)
             finally:
-                if not all(each.done() for each in begun):
+                if not is_done():
                     self._let_go()
         self._outcomes.settle(min(self._ends_at, time.monotonic() + self._grace))
         for each in begun:

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any, TypeVar
 
 from integration_hub.domain.errors import (
@@ -47,17 +46,23 @@ _BROKEN_OFF = ("stopped", "lost")  # why a handler is to stop through no fault o
 _AWAY = (DatabaseUnavailable, PoolExhausted)  # faults that all heartbeats would meet
 
 
-def _nothing(uow: UnitOfWork) -> None:
-    """There is nothing to tell but the outcome."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Ending:
-    """How a run ended: its outcome if it succeeded, or else what tells it."""
+    """How a run ended: as a success with its outcome, or by what ends it otherwise."""
 
     run: SyncRun
-    outcome: SyncOutcome | None = None
-    tell: Callable[[UnitOfWork], object] = _nothing
+    outcome: SyncOutcome
+    otherwise: Callable[[UnitOfWork], object] | None = None
+
+    def tell(self, uow: UnitOfWork) -> None:
+        """Of no success: keep how far it has come, and end it, if it has not ended with its job."""
+        assert self.otherwise is not None
+        records, checkpoint = self.outcome.records or None, self.outcome.checkpoint
+        if records is not None or checkpoint is not None:
+            heard = uow.sync_runs.heartbeat(self.run, records=records, checkpoint=checkpoint)
+            if not heard.is_running:
+                return
+        self.otherwise(uow)
 
 
 class SyncRunner:
@@ -224,25 +229,25 @@ class SyncRunner:
     def _ending_of(
         self, context: SyncContext, outcome: SyncOutcome | None, failure: BaseException | None
     ) -> _Ending | None:
-        run = context.latest
+        run, reached = context.latest, outcome or SyncOutcome()
         if context.why == "cancelled":
             return None  # the run has ended with its job
         if context.why in _BROKEN_OFF and (failure is not None or context.was_told):
             _LOG.info("%s was asked to stop, and gives its job back", _named(run))
-            return _Ending(run, tell=partial(_give_back, run, outcome))
+            return _Ending(run, reached, lambda uow: uow.sync_runs.release(run))
         if failure is None and context.why == "time":
             limit = context.job.time_limit
             failure = TimeoutError(f"it took longer than {limit}, its time limit")
         if failure is None:
-            return _Ending(run, _with_progress(outcome or SyncOutcome(), run))
+            return _Ending(run, _with_progress(reached, run))
         tries = f"attempt {run.attempt} of {context.job.max_attempts}"
         _LOG.warning("%s failed, %s: %s", _named(run), tries, traced(failure))
-        return _Ending(run, tell=partial(_fail, run, outcome, failure))
+        return _Ending(run, reached, lambda uow: uow.sync_runs.fail(run, failure))
 
     def _tell(self, endings: list[_Ending]) -> None:
         """All of them, or none."""
-        done = [(each.run, each.outcome) for each in endings if each.outcome is not None]
-        others = [each for each in endings if each.outcome is None]
+        done = [(each.run, each.outcome) for each in endings if each.otherwise is None]
+        others = [each for each in endings if each.otherwise is not None]
 
         def tell(uow: UnitOfWork) -> None:
             if done:
@@ -331,25 +336,6 @@ def _checked(outcome: object) -> SyncOutcome | None:
         problem = "must be a SyncOutcome or None: what a handler of sync jobs gives back"
         raise ValidationError("outcome", type(outcome).__name__, problem)
     return outcome
-
-
-def _give_back(run: SyncRun, outcome: SyncOutcome | None, uow: UnitOfWork) -> None:
-    """A handler that was told to stop has stopped: its job is due again, from where it got to."""
-    if _reaches(run, outcome, uow):
-        uow.sync_runs.release(run)
-
-
-def _fail(run: SyncRun, outcome: SyncOutcome | None, error: BaseException, uow: UnitOfWork) -> None:
-    if _reaches(run, outcome, uow):
-        uow.sync_runs.fail(run, error)
-
-
-def _reaches(run: SyncRun, outcome: SyncOutcome | None, uow: UnitOfWork) -> bool:
-    """Keep how far a run has come that has not succeeded; gives whether it has yet to end."""
-    if outcome is None or (outcome.checkpoint is None and not outcome.records):
-        return True
-    records = outcome.records or None
-    return uow.sync_runs.heartbeat(run, records=records, checkpoint=outcome.checkpoint).is_running
 
 
 def _with_progress(outcome: SyncOutcome, run: SyncRun) -> SyncOutcome:
