@@ -63,9 +63,8 @@ def health(url: Url = None) -> None:
         table.add_row("database", found.database_version or "-")
         pool = found.pool
         table.add_row("pool", f"{pool.size} kept, {pool.in_use} in use, {pool.overflow} beyond")
-        is_known = found.schema.head is not None
-        words = f"{_named(found.schema.current)} (the code needs {found.schema.head})"
-        table.add_row("schema", words if is_known else "-")
+        current, head = _named(found.schema.current), found.schema.head
+        table.add_row("schema", f"{current} (the code needs {head})" if head else "-")
         if found.clock_skew is not None:
             ahead = found.clock_skew.total_seconds()
             table.add_row("clock", f"{ahead:+.3f} s to the database's, which is gone by")

@@ -179,16 +179,16 @@ def replay(
         problem = "must be given, or else --failed-of with a webhook"
         raise ValidationError("delivery", delivery, problem)
 
-    def again(uow: UnitOfWork) -> int:
+    age = None if since is None else duration("--since", since)
+
+    def again(uow: UnitOfWork, now: datetime) -> int:
         if delivery is not None:
             uow.messages.replay(identity("delivery", delivery))
             return 1
         hook = _webhook(uow, "--failed-of", failed_of or "")
-        return uow.messages.replay_failed(hook.id, since=start)
+        return uow.messages.replay_failed(hook.id, since=None if age is None else now - age)
 
-    with opened(url) as hub:
-        start = None if since is None else ago(hub, "--since", since)
-        count = hub.run(again, tenant=chosen(tenant)).unwrap()
+    count = changed(url, tenant, again)
     console.print(f"{count} to be sent again", highlight=False)
 
 
