@@ -12,7 +12,18 @@ from typing import Any, TypeAlias
 import pytest
 
 Walk: TypeAlias = Callable[[Path, Path, Path], list[str]]
+Blocks: TypeAlias = Callable[[Path], list[tuple[str, str, str]]]
 _BLOCK = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="session")
+def blocks() -> Blocks:
+    """``blocks(page)`` gives the language, the title and the text of each block on a page."""
+    return _blocks
+
+
+def _blocks(page: Path) -> list[tuple[str, str, str]]:
+    return _BLOCK.findall(page.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +40,7 @@ def walk() -> Walk:
 def _walk(page: Path, folder: Path, bin: Path) -> list[str]:
     done: list[str] = []
     code = ""
-    for language, file, text in _BLOCK.findall(page.read_text(encoding="utf-8")):
+    for language, file, text in _blocks(page):
         if file:
             path = folder / file
             path.parent.mkdir(parents=True, exist_ok=True)

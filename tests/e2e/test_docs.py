@@ -15,7 +15,6 @@ DOCS = CHECKOUT / "docs"
 BIN = Path(sys.executable).parent
 #: Of an installed wheel: see test_wheel.
 ELSEWHERE = {"own-history.md"}
-PYTHON = re.compile(r"^```python(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = [
     CHECKOUT / "README.md",
     *sorted(page for page in DOCS.glob("*.md") if page.name not in ELSEWHERE),
@@ -32,12 +31,16 @@ def test_what_a_page_shows_runs(
 
 @pytest.mark.typed
 @pytest.mark.parametrize("checker", [["mypy", "--strict"], ["pyright"]], ids=lambda each: each[0])
-def test_what_the_pages_show_is_typed(checker: list[str], tmp_path: Path) -> None:
+def test_what_the_pages_show_is_typed(
+    checker: list[str], tmp_path: Path, blocks: Callable[[Path], list[tuple[str, str, str]]]
+) -> None:
     """As a reader's own checker sees it, who knows nothing of how this package is checked."""
     files = {}
     for page in PAGES:
         plain = []
-        for at, (title, code) in enumerate(PYTHON.findall(page.read_text(encoding="utf-8"))):
+        for at, (language, title, code) in enumerate(blocks(page)):
+            if language != "python":
+                continue
             if title:
                 files[f"{page.stem}_{at}_{Path(title).name}"] = code
             else:
