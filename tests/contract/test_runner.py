@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from sqlalchemy import URL, create_engine, text
@@ -303,10 +304,12 @@ def test_no_unit_of_work_is_open_while_a_handler_runs(hub_postgres: Hub) -> None
 def test_a_cancelled_job_stops_its_handler(each_hub: Hub, hub_clock: ManualClock) -> None:
     _, (job,) = add_jobs(each_hub)
     begun = threading.Event()
+    why: list[str | None] = []
 
     def pull(context: SyncContext) -> None:
         begun.set()
         assert context.wait(30)
+        why.append(context.why)
 
     runner = SyncRunner(each_hub, {"crm": pull}, lease=1)
     working = in_background(runner.run_once)
@@ -316,6 +319,7 @@ def test_a_cancelled_job_stops_its_handler(each_hub: Hub, hub_clock: ManualClock
         uow.commit()
     working.join(20)
     assert not working.is_alive()
+    assert why == ["cancelled"]  # by the first heartbeat that heard of it
     assert job_of(each_hub, job).status == "cancelled"
     assert [run.status for run in history(each_hub, job)] == ["cancelled"]
 
@@ -461,6 +465,20 @@ def test_heartbeats_go_on_after_a_fault(caplog: pytest.LogCaptureFixture) -> Non
     assert "met a fault, and go on" in caplog.text
 
 
+def test_a_heartbeat_that_did_not_arrive_is_sent_again_soon() -> None:
+    arrived = iter([False, True, True])
+    heart = _Heart(lambda: next(arrived), 60.0)
+    waits: list[float] = []
+
+    def wait(seconds: float) -> bool:
+        waits.append(seconds)
+        return len(waits) == 4
+
+    heart._over = Mock(wait=wait)
+    heart._go()
+    assert waits == [60.0, 1.0, 60.0, 60.0]
+
+
 def test_a_time_limit_stops_a_handler_and_counts_as_a_failure(each_hub: Hub) -> None:
     _, (job,) = add_jobs(each_hub, max_attempts=1, config={"sync": {"timeout": 0.05}})
 
@@ -475,18 +493,21 @@ def test_a_time_limit_stops_a_handler_and_counts_as_a_failure(each_hub: Hub) -> 
     assert "time limit" in after.error_message
 
 
-def test_what_a_handler_has_reached_when_its_time_is_over_is_kept(each_hub: Hub) -> None:
+@pytest.mark.parametrize(("records", "checkpoint"), [(5, "half"), (5, None), (0, "half")])
+def test_what_a_handler_has_reached_when_its_time_is_over_is_kept(
+    each_hub: Hub, records: int, checkpoint: str | None
+) -> None:
     _, (job,) = add_jobs(each_hub, config={"sync": {"timeout": 0.05}})
 
     def pull(context: SyncContext) -> SyncOutcome:
         assert context.wait(30)
-        return SyncOutcome(records=5, checkpoint="half")
+        return SyncOutcome(records=records, checkpoint=checkpoint)
 
     SyncRunner(each_hub, {"crm": pull}).run_once()
     after = job_of(each_hub, job)
-    assert (after.status, after.attempt, after.checkpoint) == ("pending", 1, "half")
+    assert (after.status, after.attempt, after.checkpoint) == ("pending", 1, checkpoint)
     (run,) = history(each_hub, job)
-    assert (run.status, run.records_processed) == ("failed", 5)
+    assert (run.status, run.records_processed) == ("failed", records)
 
 
 def test_a_handler_does_not_wait_beyond_its_time_limit(each_hub: Hub) -> None:
@@ -551,6 +572,33 @@ def test_a_run_that_is_lost_while_a_runner_goes_on_is_taken_up(
     working.join(20)
     assert {job_of(each_hub, job).status for job in (first, second)} == {"completed"}
     assert [run.status for run in history(each_hub, first)] == ["succeeded", "lost"]
+
+
+@pytest.mark.parametrize("way", ["run_once", "run_due"])
+def test_each_call_takes_up_what_was_lost_by_then(
+    each_hub: Hub, hub_clock: ManualClock, way: str
+) -> None:
+    _, (job,) = add_jobs(each_hub)
+    runner = SyncRunner(each_hub, {"crm": lambda context: None}, lease=60)
+    with each_hub.unit_of_work() as uow:
+        (lost,) = uow.sync_jobs.claim("dead", limit=1, lease=60)
+        uow.commit()
+    assert not getattr(runner, way)()
+    hub_clock.advance(61)
+    assert getattr(runner, way)() == 1
+    assert lost.sync_job_id == job.id
+    assert [run.status for run in history(each_hub, job)] == ["succeeded", "lost"]
+
+
+def test_a_runner_claims_for_the_lease_that_it_was_given(each_hub: Hub) -> None:
+    add_jobs(each_hub)
+    leases: list[timedelta] = []
+
+    def pull(context: SyncContext) -> None:
+        leases.append(context.run.lease_expires_at - context.run.started_at)
+
+    SyncRunner(each_hub, {"crm": pull}, lease=77).run_once()
+    assert leases == [timedelta(seconds=77)]
 
 
 def test_heartbeats_keep_a_lease_alive(hub_postgres_url: Any) -> None:
