@@ -36,6 +36,7 @@ from integration_hub.domain.values import (
     checked_duration,
     checked_lease,
     checked_name,
+    checked_period,
 )
 from integration_hub.domain.webhook import Webhook
 from integration_hub.domain.webhook_message import (
@@ -136,7 +137,7 @@ class WebhookDispatcher:
             outcomes=Together(self._record, self._cannot_record),
             concurrency=threads,
             reserve=threads,
-            poll=checked_duration("poll", poll).total_seconds(),
+            poll=checked_period("poll", poll).total_seconds(),
             grace=checked_duration("grace", grace).total_seconds(),
             log=_LOG,
         )

@@ -24,8 +24,8 @@ from integration_hub.domain.frozen_json import checked_json, checked_part, store
 from integration_hub.domain.schedule import Schedule, ScheduleKind
 from integration_hub.domain.values import (
     checked_count,
-    checked_duration,
     checked_id,
+    checked_period,
     checked_time,
     member,
     optional_time,
@@ -117,7 +117,7 @@ class SyncJob(Aggregate):
         if "catch_up" in sync:
             member("config.sync.catch_up", sync["catch_up"], CATCH_UP)
         if sync.get("timeout") is not None:
-            checked_duration("config.sync.timeout", sync["timeout"])
+            checked_period("config.sync.timeout", sync["timeout"])
 
     # A dataclass with slots is made anew by its decorator, so that a bare super() would miss it.
 
@@ -170,7 +170,7 @@ class SyncJob(Aggregate):
         """How long one run may take: ``config["sync"]["timeout"]``, in seconds."""
         seconds = stored_part(self.config, "sync").get("timeout")
         try:
-            return None if seconds is None else checked_duration("config.sync.timeout", seconds)
+            return None if seconds is None else checked_period("config.sync.timeout", seconds)
         except ValidationError:
             return None  # it was written by hand
 

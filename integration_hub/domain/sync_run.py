@@ -7,10 +7,11 @@ does to its job is said here and in `sync_job`, once for all stores.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from itertools import count
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -192,3 +193,13 @@ def max_concurrency(config: Mapping[str, Any]) -> int:
     """How many jobs of an integration run at once: ``config["sync"]["max_concurrency"]``, or 1."""
     most = stored_part(config, "sync").get("max_concurrency", 1)
     return most if isinstance(most, int) and not isinstance(most, bool) and most >= 1 else 1
+
+
+def free_slot(config: Mapping[str, Any], taken: Collection[int]) -> int | None:
+    """A place of an integration that no run has; None if as many run as may.
+
+    There may be runs at places beyond the limit, which has been lowered since: they count.
+    """
+    if len(taken) >= max_concurrency(config):
+        return None
+    return next(slot for slot in count(1) if slot not in taken)

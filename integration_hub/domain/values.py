@@ -163,6 +163,14 @@ def checked_duration(field: str, value: object) -> timedelta:
     return duration
 
 
+def checked_period(field: str, value: object) -> timedelta:
+    """A duration longer than nothing: what is done that often would else be done without pause."""
+    period = checked_duration(field, value)
+    if not period:
+        raise ValidationError(field, value, "must be longer than 0 s")
+    return period
+
+
 def checked_lease(field: str, value: object) -> timedelta:
     """A duration of at least a second: less would be lost before its holder could say a word."""
     lease = checked_duration(field, value)

@@ -11,7 +11,7 @@ from collections import deque
 from datetime import timedelta
 
 from integration_hub.domain.errors import ValidationError
-from integration_hub.domain.values import checked_count, checked_duration
+from integration_hub.domain.values import checked_count, checked_duration, checked_period
 
 
 class CircuitBreaker:
@@ -78,8 +78,8 @@ class RateLimit:
     def __init__(
         self, rate: float, *, per: timedelta | float = 1.0, burst: int | None = None
     ) -> None:
-        seconds = checked_duration("rate_limit.per", per).total_seconds()
-        if not rate > 0 or seconds <= 0:
+        seconds = checked_period("rate_limit.per", per).total_seconds()
+        if not rate > 0:
             raise ValidationError("rate_limit.rate", rate, "must be more than 0")
         self._interval = seconds / rate
         self._burst = checked_count("rate_limit.burst", burst or max(1, int(rate)), least=1)

@@ -13,7 +13,7 @@ from typing import Any
 import pydantic
 
 from integration_hub.domain.errors import ValidationError
-from integration_hub.domain.values import checked_count, checked_duration
+from integration_hub.domain.values import checked_count, checked_period
 from integration_hub.http.retry import Backoff, RetryPolicy
 
 MEBIBYTE = 1024 * 1024
@@ -34,9 +34,7 @@ class Timeout:
 
     def __post_init__(self) -> None:
         for name in ("connect", "read", "total"):
-            seconds = checked_duration(f"timeout.{name}", getattr(self, name)).total_seconds()
-            if seconds <= 0:
-                raise ValidationError(f"timeout.{name}", seconds, "must be longer than 0 s")
+            seconds = checked_period(f"timeout.{name}", getattr(self, name)).total_seconds()
             object.__setattr__(self, name, seconds)
 
     @property

@@ -14,7 +14,7 @@ from integration_hub.domain.errors import SyncRunNotFound
 from integration_hub.domain.frozen import evolved
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.sync_job import SyncJob
-from integration_hub.domain.sync_run import SyncRun, max_concurrency
+from integration_hub.domain.sync_run import SyncRun, free_slot
 from integration_hub.domain.values import (
     checked_count,
     checked_id,
@@ -141,8 +141,7 @@ class InMemorySyncRunRepository(RunsLife):
         for uow in set(self._uow.store.held.values()):
             if uow is not self._uow:
                 taken |= uow.layer(SyncRun).slots_of(integration.id)  # type: ignore[attr-defined]
-        slots = range(1, max_concurrency(integration.config) + 1)
-        return next((slot for slot in slots if slot not in taken), None)
+        return free_slot(integration.config, taken)
 
     def _held(self, id: UUID) -> tuple[SyncRun, SyncJob] | None:
         self._uow.require_active()

@@ -42,13 +42,13 @@ CASE WHEN jsonb_typeof(config #> '{sync,max_concurrency}') = 'number'
 #: Of an integration: whether its jobs may run, and are wanted.
 _MAY_RUN = """
 is_active AND status NOT IN ({resting})
-AND (CAST(:types AS text[]) IS NULL OR type = ANY (CAST(:types AS text[])))
+AND coalesce(type = ANY (CAST(:types AS text[])), true)
 """
 
 #: Of an integration, which has an id and so many places: whether all are taken.
 _HAS_NO_PLACE = """
-((SELECT true FROM sync_runs r WHERE r.status = 'running' AND r.integration_id = {id}
-ORDER BY r.slot OFFSET {places} - 1 LIMIT 1) IS TRUE)
+((SELECT true FROM sync_runs WHERE status = 'running' AND integration_id = {id}
+ORDER BY slot OFFSET {places} - 1 LIMIT 1) IS TRUE)
 """
 
 _FREE = """
@@ -58,11 +58,11 @@ CROSS JOIN LATERAL (  -- with OFFSET 0 it is asked for each job, in the order of
     SELECT {most} AS most FROM integrations WHERE id = j.integration_id AND {may_run} OFFSET 0
 ) i
 WHERE j.status = 'pending' AND j.is_active AND j.next_run_at <= :now
-    AND (CAST(:tenant AS text) IS NULL OR j.tenant_id = :tenant)
+    AND coalesce(j.tenant_id = :tenant, true)
     {among}
     AND NOT {job_has_no_place}
-    AND coalesce((SELECT false FROM sync_runs r  -- paused and resumed, while its run goes on
-        WHERE r.finished_at IS NULL AND r.sync_job_id = j.id LIMIT 1), true)
+    AND coalesce((SELECT false FROM sync_runs  -- paused and resumed, while its run goes on
+        WHERE finished_at IS NULL AND sync_job_id = j.id LIMIT 1), true)
 ORDER BY j.next_run_at, j.id
 LIMIT {limit}
 FOR UPDATE OF j SKIP LOCKED
@@ -99,15 +99,20 @@ WITH free AS (
 ), queued AS (
     SELECT *, row_number() OVER () AS turn,
         row_number() OVER (PARTITION BY integration_id ORDER BY next_run_at, id) AS place,
-        ((pg_backend_pid()::bigint * 40503 & 65535) * most >> 16)::integer AS start
+        ((pg_backend_pid()::bigint * 40503 & 65535) * most >> 16)::integer AS start,
+        ARRAY(SELECT slot FROM sync_runs
+            WHERE status = 'running' AND integration_id = free.integration_id
+            ORDER BY slot LIMIT most) AS taken
     FROM free
 ), placed AS MATERIALIZED (
     SELECT *, (
-        SELECT n % most + 1
-        FROM (SELECT generate_series(start, start + most - 1) AS n) AS all_of_them
-        WHERE n % most + 1 <> ALL (ARRAY(SELECT r.slot FROM sync_runs r
-            WHERE r.status = 'running' AND r.integration_id = queued.integration_id
-            ORDER BY r.slot LIMIT most))
+        SELECT slot
+        FROM (SELECT generate_series(start, start + most - 1) % most + 1 AS slot) AS places
+        WHERE slot <> ALL (taken) AND (  -- runs beyond a limit that was lowered count as well,
+            -- so that all who claim at once have together no more places than are left
+            taken[cardinality(taken)] > most
+            AND slot + (SELECT count(*) FROM unnest(taken) AS t WHERE t > slot) > most
+        ) IS NOT TRUE
         OFFSET place - 1 LIMIT 1
     ) AS slot
     FROM queued

@@ -14,7 +14,7 @@ from uuid import UUID
 from integration_hub.domain.errors import QueryTimeout, StorageError, SyncRunNotFound
 from integration_hub.domain.frozen import evolved
 from integration_hub.domain.sync_job import SyncJob
-from integration_hub.domain.sync_run import SyncRun, max_concurrency
+from integration_hub.domain.sync_run import SyncRun, free_slot
 from integration_hub.domain.values import checked_count, checked_id, checked_time, new_id
 from integration_hub.ports.sync_runs import Change, Claim, RunsLife, checked_statuses
 from integration_hub.sql.claiming import OF_JOB, OF_RUN, ending_values
@@ -154,8 +154,7 @@ class SqliteSyncRunRepository(SqlSyncRunRepository):
             for row in rows:
                 job, parent = SYNC_JOBS.load(row[:_JOB_WIDTH]), INTEGRATIONS.load(row[_JOB_WIDTH:])
                 slots = taken.setdefault(parent.id, set())
-                places = range(1, max_concurrency(parent.config) + 1)
-                slot = next((n for n in places if n not in slots), None)
+                slot = free_slot(parent.config, slots)
                 if slot is None:
                     full.add(parent.id)
                     continue

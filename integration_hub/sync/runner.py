@@ -29,6 +29,7 @@ from integration_hub.domain.values import (
     checked_count,
     checked_duration,
     checked_name,
+    checked_period,
     checked_slug,
 )
 from integration_hub.ports.sync_runs import CLAIM_LEASE, checked_claim, checked_types
@@ -108,7 +109,7 @@ class SyncRunner:
             work=self._see_through,
             outcomes=Together(self._tell, self._cannot_tell),
             concurrency=self._concurrency,
-            poll=checked_duration("poll", poll).total_seconds(),
+            poll=checked_period("poll", poll).total_seconds(),
             grace=checked_duration("grace", grace).total_seconds(),
             log=_LOG,
             let_go=self._let_go,

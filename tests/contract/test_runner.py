@@ -844,7 +844,7 @@ def test_handlers_that_could_never_work_are_refused(hub: Hub, handlers: Any, wor
     assert refused.value.field == "handlers"
 
 
-@pytest.mark.parametrize("options", [{"concurrency": 0}, {"lease": 0}, {"poll": -1}])
+@pytest.mark.parametrize("options", [{"concurrency": 0}, {"lease": 0}, {"poll": 0}, {"grace": -1}])
 def test_a_runner_is_checked_when_it_is_made(hub: Hub, options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         SyncRunner(hub, {}, **options)

@@ -1,9 +1,9 @@
 """The life of sync runs on dicts, SQLite and Postgres side by side: every answer must be the same.
 
-Claims, heartbeats, endings, reaping, pausing, cancelling, removing and the passing of time, each
-in a unit of work of its own; what races do is in `contracts.SyncRunContract`. The number of a run's
-place is a store's own choice and is not compared, nor is its id, which the store makes: runs are
-told apart by their job and attempt.
+Claims, heartbeats, endings, reaping, pausing, cancelling, removing, new limits and the passing of
+time, each in a unit of work of its own; what races do is in `contracts.SyncRunContract`. The number
+of a run's place is a store's own choice and is not compared, nor is its id, which the store makes:
+runs are told apart by their job and attempt.
 """
 
 from __future__ import annotations
@@ -174,6 +174,23 @@ class Runs(RuleBasedStateMachine):
                 return uow.sync_jobs.remove(job.id)
             found = uow.sync_jobs.get(job.id)
             return uow.sync_jobs.save(getattr(found, act)(self.clock.now()))
+
+        self.does(lambda store: change)
+
+    @precondition(lambda self: self.runs)
+    @rule(
+        at=st.integers(0, 99),
+        most=st.integers(1, 3),
+        act=st.sampled_from(["activate", "activate", "pause"]),
+    )
+    def govern(self, at: int, most: int, act: str) -> None:
+        """How many jobs of an integration may run at once, fewer than just do, say; and whether."""
+        run = self.runs[-1 - at % min(len(self.runs), 6)]
+
+        def change(uow: UnitOfWork) -> Any:
+            parent = uow.integrations.get(next(iter(run.values())).integration_id)
+            governed = getattr(parent, act)(self.clock.now())
+            return uow.integrations.save(governed.with_config(sync={"max_concurrency": most}))
 
         self.does(lambda store: change)
 

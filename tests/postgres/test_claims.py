@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +18,7 @@ from integration_hub import (
     Hub,
     HubSettings,
     Integration,
+    LeaseLost,
     Ok,
     Schedule,
     SyncJob,
@@ -25,6 +27,7 @@ from integration_hub import (
     UnitOfWork,
 )
 from integration_hub.ports.unit_of_work import Tenant
+from integration_hub.testing import ManualClock
 from integration_hub.testing.factories import IntegrationFactory, SyncJobFactory
 
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
@@ -167,6 +170,114 @@ def test_claims_on_two_connections_take_places_far_from_each_other(
         with hasty.unit_of_work(tenant=EVERY_TENANT) as uow:
             (run,) = claim(uow, 1)  # it would wait for the other's place, and give up
     assert abs(run.slot - held.slot) > 1
+
+
+def test_a_claim_passes_by_what_another_holds(hub: Hub, hub_postgres_url: URL) -> None:
+    [first] = add_jobs(hub, 1)
+    [second] = add_jobs(hub, 1)
+    settings = HubSettings.model_construct(lock_timeout=0.2)
+    with (
+        Hub.from_url(hub_postgres_url, settings=settings) as hasty,
+        hub.unit_of_work(tenant=EVERY_TENANT) as other,
+    ):
+        (held,) = claim(other, 1)
+        with hasty.unit_of_work(tenant=EVERY_TENANT) as uow:
+            (run,) = claim(uow, 1)  # it would wait for the other's job, and give up
+    assert (held.sync_job_id, run.sync_job_id) == (first.id, second.id)
+
+
+def test_a_limit_that_was_lowered_holds_whoever_claims_at_once(
+    hub: Hub, hub_postgres_url: URL
+) -> None:
+    jobs = add_jobs(hub, 12, most=6)
+    runs = stored(hub, lambda uow: claim(uow, 6), tenant="default")
+    with hub.unit_of_work() as uow:
+        for run in runs:
+            if run.slot <= 4:  # two go on, at the places 5 and 6
+                uow.sync_runs.succeed(run)
+        parent = uow.integrations.get(jobs[0].integration_id)
+        uow.integrations.save(parent.with_config(sync={"max_concurrency": 3}))
+        uow.commit()
+    claimed: list[SyncRun] = []
+
+    def claims() -> None:
+        claimed.extend(stored(hub, claim, tenant="default"))
+
+    others = [threading.Thread(target=claims) for _ in range(4)]
+    manager = DatabaseConnectionManager(hub_postgres_url)
+    waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    with hub.unit_of_work() as first:
+        claimed.extend(claim(first, 1))
+        for other in others:
+            other.start()
+        while len(manager.query(waiting).rows) < sum(other.is_alive() for other in others):
+            others[0].join(0.01)
+        first.commit()
+    for other in others:
+        other.join()
+    manager.close()
+    assert len(claimed) == 1
+    with hub.unit_of_work() as uow:
+        assert len(uow.sync_runs.running()) == 3
+
+
+def in_background_until_it_waits(
+    act: Callable[[], None], manager: DatabaseConnectionManager
+) -> threading.Thread:
+    thread = threading.Thread(target=act)
+    thread.start()
+    waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    while thread.is_alive() and not manager.query(waiting).rows:
+        thread.join(0.01)
+    assert thread.is_alive()
+    return thread
+
+
+def test_an_ending_waits_for_who_changes_its_job_and_heeds_the_change(
+    hub: Hub, hub_postgres_url: URL
+) -> None:
+    [job] = add_jobs(hub, 1)
+    (run,) = stored(hub, claim, tenant="default")
+
+    def end() -> None:
+        stored(hub, lambda uow: uow.sync_runs.succeed(run, records=3), tenant="default")
+
+    manager = DatabaseConnectionManager(hub_postgres_url)
+    with hub.unit_of_work() as uow:
+        uow.sync_jobs.save(uow.sync_jobs.get(job.id).pause(FIRST))
+        ending = in_background_until_it_waits(end, manager)
+        uow.commit()
+    ending.join(20)
+    manager.close()
+    after = now_of(hub, job)
+    assert (after.status, after.records_processed) == ("paused", 3)
+
+
+def test_an_ending_waits_for_who_reaps_its_run_and_changes_nothing(
+    hub: Hub, hub_clock: ManualClock, hub_postgres_url: URL
+) -> None:
+    [job] = add_jobs(hub, 1)
+    (run,) = stored(hub, claim, tenant="default")
+    hub_clock.advance(3_600)
+    refused: list[LeaseLost] = []
+
+    def end() -> None:
+        with pytest.raises(LeaseLost) as caught:
+            stored(hub, lambda uow: uow.sync_runs.succeed(run, records=3), tenant="default")
+        refused.append(caught.value)
+
+    manager = DatabaseConnectionManager(hub_postgres_url)
+    with hub.unit_of_work() as uow:
+        assert [each.id for each in uow.sync_runs.reap()] == [run.id]
+        ending = in_background_until_it_waits(end, manager)
+        uow.commit()
+    ending.join(20)
+    manager.close()
+    assert [error.run_id for error in refused] == [run.id]
+    after = now_of(hub, job)
+    assert (after.status, after.attempt, after.records_processed) == ("pending", 1, 0)
+    with hub.unit_of_work() as uow:
+        assert [each.status for each in uow.sync_runs.history(job.id)] == ["lost"]
 
 
 @pytest.mark.parametrize("most", ["0", "-3", "1e30", "1.2", '"many"', "null", "[]"])

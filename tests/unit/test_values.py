@@ -96,6 +96,9 @@ REFUSED: list[tuple[Any, str, Any]] = [
     (webhook, "events", ["invoice.*.paid"]),
     (webhook, "events", ["invoice*"]),
     (webhook, "events", [f"e{n}" for n in range(101)]),
+    (webhook, "status", "asleep"),
+    (job, "integration_id", str(PARENT)),
+    (job, "status", "asleep"),
     (job, "schedule", "* * * * *"),
     (job, "direction", "sideways"),
     (job, "max_attempts", 0),
@@ -315,6 +318,21 @@ def test_a_filter_takes_one_or_several_choices() -> None:
     assert SyncJobFilter(status={"pending", "failed"}).status == ("failed", "pending")
     assert SyncJobFilter(integration_id=[PARENT, other]).integration_id == (other, PARENT)
     assert SyncJobFilter(integration_id=uuid4()) != SyncJobFilter()
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        ({"catch_up": "sometimes"}, "config.sync.catch_up"),
+        ({"catch_up": None}, "config.sync.catch_up"),
+        ({"timeout": 0}, "config.sync.timeout"),
+        ({"timeout": "soon"}, "config.sync.timeout"),
+    ],
+)
+def test_what_a_job_wants_of_its_runs_is_checked(config: dict[str, Any], field: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        job(config={"sync": config})
+    assert refused.value.field == field
 
 
 @pytest.mark.parametrize(

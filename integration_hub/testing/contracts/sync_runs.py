@@ -194,6 +194,21 @@ class SyncRunContract:
         self.succeed(hub, runs[0])
         assert [run.integration_id for run in self.claim(hub)] == [runs[0].integration_id]
 
+    def test_a_lower_limit_holds_once_so_many_have_ended(self, hub: Hub) -> None:
+        parent = self.add_parent(hub, 3)
+        for _ in range(5):
+            self.add_job(hub, parent)
+        runs = self.claim(hub)
+        assert len(runs) == 3
+        lower = parent.with_config(sync={"max_concurrency": 1})
+        self.does(hub, lambda uow: uow.integrations.save(lower))
+        counted = []
+        for run in runs:
+            counted.append(len(self.claim(hub)))
+            self.succeed(hub, run)
+        assert counted == [0, 0, 0]
+        assert len(self.claim(hub)) == 1
+
     def test_without_a_word_one_runs_at_a_time(self, hub: Hub) -> None:
         with hub.unit_of_work() as uow:
             parent = IntegrationFactory(active=True, store=uow)
@@ -494,6 +509,20 @@ class SyncRunContract:
             assert run.job.records_processed == number
             assert run.job.checkpoint == {"at": number}
         assert self.does(hub, lambda uow: uow.sync_runs.succeed_many([])) == []
+
+    def test_many_runs_succeed_though_the_job_of_one_was_changed_meanwhile(
+        self, hub: Hub, parent: Integration
+    ) -> None:
+        jobs = [self.add_job(hub, parent) for _ in range(3)]
+        runs = self.claim(hub)
+        changed = replaced(self.job(hub, jobs[1]), description="changed meanwhile")
+        self.does(hub, lambda uow: uow.sync_jobs.save(changed))
+        outcomes = [(run, SyncOutcome(records=2)) for run in runs]
+        ended = self.does(hub, lambda uow: uow.sync_runs.succeed_many(outcomes))
+        assert {run.status for run in ended} == {"succeeded"}
+        after = [self.job(hub, job) for job in jobs]
+        assert [job.records_processed for job in after] == [2, 2, 2]
+        assert [job.description for job in after] == [None, "changed meanwhile", None]
 
     def test_a_worker_that_knows_an_old_state_ends_its_run_all_the_same(
         self, hub: Hub, parent: Integration
