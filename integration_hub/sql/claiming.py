@@ -108,11 +108,9 @@ WITH free AS (
     SELECT *, (
         SELECT slot
         FROM (SELECT generate_series(start, start + most - 1) % most + 1 AS slot) AS places
-        WHERE slot <> ALL (taken) AND (  -- runs beyond a limit that was lowered count as well,
-            -- so that all who claim at once have together no more places than are left
-            taken[cardinality(taken)] > most
-            AND slot + (SELECT count(*) FROM unnest(taken) AS t WHERE t > slot) > most
-        ) IS NOT TRUE
+        WHERE slot <> ALL (taken)  -- and runs above, of a limit that was lowered, count as well: so
+            -- all who claim at once have together no more places than are left
+            AND slot + cardinality(taken) - width_bucket(slot, taken) <= most
         OFFSET place - 1 LIMIT 1
     ) AS slot
     FROM queued
