@@ -292,6 +292,57 @@ def test_handlers_run_at_once_up_to_the_concurrency(each_hub: Hub) -> None:
     assert [runner.run_once() for _ in range(3)] == [3, 3, 0]
 
 
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_no_more_is_claimed_than_there_are_threads_for(each_hub: Hub, concurrency: int) -> None:
+    add_jobs(each_hub, 8)
+    seen: list[int] = []
+    done = threading.Semaphore(0)
+
+    def pull(context: SyncContext) -> None:
+        seen.append(len(runner._contexts()))
+        done.release()
+
+    runner = SyncRunner(each_hub, {"crm": pull}, concurrency=concurrency, poll=0.05)
+    working = in_background(runner.run_forever)
+    for _ in range(8):
+        assert done.acquire(timeout=10)
+    runner.stop()
+    working.join(20)
+    assert max(seen) <= concurrency
+
+
+def test_a_handler_has_the_grace_time_to_finish_before_it_is_told_to_stop(each_hub: Hub) -> None:
+    _, (job,) = add_jobs(each_hub)
+    begun, stopped = threading.Event(), threading.Event()
+    told: list[bool] = []
+
+    def pull(context: SyncContext) -> None:
+        begun.set()
+        assert stopped.wait(10)
+        told.append(context.wait(0.3))
+
+    runner = SyncRunner(each_hub, {"crm": pull}, grace=60)
+    working = in_background(runner.run_forever)
+    assert begun.wait(10)
+    runner.stop()
+    stopped.set()
+    working.join(20)
+    assert told == [False]
+    assert job_of(each_hub, job).status == "completed"
+
+
+def test_a_runner_that_waits_for_work_stops_at_once(each_hub: Hub) -> None:
+    runner = SyncRunner(each_hub, {"crm": print}, poll=3_600)
+    add_jobs(each_hub)
+    ended = threading.Event()
+    runner._handlers["crm"] = lambda context: ended.set()
+    working = in_background(runner.run_forever)
+    assert ended.wait(10)
+    runner.stop()
+    working.join(20)
+    assert not working.is_alive()
+
+
 def test_no_unit_of_work_is_open_while_a_handler_runs(hub_postgres: Hub) -> None:
     add_jobs(hub_postgres)
     seen: list[int] = []

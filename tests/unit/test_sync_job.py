@@ -1,4 +1,7 @@
-"""What its runs, and its owner, do to a sync job: these fields change, and no other."""
+"""What its runs, and its owner, do to a sync job: these fields change, and no other.
+
+And how long a job waits after a failure, and which of its integration's places it takes.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import pytest
 
 from integration_hub import Schedule, SyncJob
 from integration_hub.domain.sync_job import GRACE
+from integration_hub.domain.sync_run import BACKOFF, free_slot, max_concurrency, wait_after
 from integration_hub.domain.values import new_id
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -206,3 +210,39 @@ def test_only_a_new_schedule_forgets_the_time_that_tries_are_for(is_new: bool) -
     before = job("pending", scheduled_for=NOON)
     declared = job("pending", schedule=Schedule.every(60, start=NOON) if is_new else TEN_MINUTES)
     assert before.redeclared(declared).scheduled_for == (None if is_new else NOON)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "longest"),
+    [(1, BACKOFF), (2, 2 * BACKOFF), (5, 16 * BACKOFF), (99, timedelta(hours=1))],
+)
+def test_the_longest_wait_doubles_with_each_failure_up_to_an_hour(
+    attempt: int, longest: timedelta
+) -> None:
+    waits = [wait_after(attempt, "broken") for _ in range(200)]
+    assert timedelta(0) <= min(waits) < longest / 2 < max(waits) <= longest  # but for 1 in 2**199
+
+
+@pytest.mark.parametrize(
+    ("written", "most"), [(3, 3), (1, 1), (0, 1), (-2, 1), (True, 1), ("4", 1), (None, 1)]
+)
+def test_what_is_no_limit_of_jobs_at_once_is_one(written: Any, most: int) -> None:
+    assert max_concurrency({"sync": {"max_concurrency": written}}) == most
+
+
+@pytest.mark.parametrize(
+    ("taken", "slot"),
+    [
+        ({}, 1),
+        ({1, 3}, 2),
+        ({1, 2}, 3),
+        ({1, 2, 3}, None),
+        ({5}, 1),
+        ({1, 5}, 2),
+        ({1, 5, 6}, None),
+    ],
+)
+def test_a_run_takes_the_first_place_that_is_free_if_not_as_many_run_as_may(
+    taken: set[int], slot: int | None
+) -> None:
+    assert free_slot({"sync": {"max_concurrency": 3}}, taken) == slot

@@ -640,11 +640,12 @@ class SyncRunContract:
         assert run.job is not None
         cancelled = run.job.cancel(hub_clock.now())
         self.does(hub, lambda uow: uow.sync_jobs.save(cancelled))
-        told = self.does(hub, lambda uow: uow.sync_runs.heartbeat(run, records=4))
-        assert (told.status, told.records_processed) == ("cancelled", 4)
+        told = self.does(hub, lambda uow: uow.sync_runs.heartbeat(run, records=4, checkpoint="x"))
+        assert (told.status, told.records_processed, told.checkpoint) == ("cancelled", 4, "x")
         with pytest.raises(LeaseLost):
             self.succeed(hub, run)
-        assert self.job(hub, job).status == "cancelled"
+        after = self.job(hub, job)
+        assert (after.status, after.checkpoint) == ("cancelled", "x")
 
     @pytest.mark.parametrize("end", ["succeed", "fail", "release"])
     def test_a_job_that_was_paused_while_it_ran_stays_so(
