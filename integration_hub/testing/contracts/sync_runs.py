@@ -335,6 +335,45 @@ class SyncRunContract:
         (again,) = self.claim(hub, worker="w2")
         assert (again.attempt, again.sync_job_id) == (2, job.id)
 
+    def test_leases_are_given_up_in_the_order_in_which_they_ran_out(
+        self, hub: Hub, parent: Integration, hub_clock: ManualClock
+    ) -> None:
+        leases = [90, 30, 60]
+        runs = []
+        for lease in leases:
+            self.add_job(hub, parent)
+            runs += self.claim(hub, lease=lease)
+        hub_clock.advance(120)
+        lost = [self.does(hub, lambda uow: uow.sync_runs.reap(limit=1))[0].id for _ in leases]
+        assert lost == [runs[1].id, runs[2].id, runs[0].id]
+
+    @pytest.mark.parametrize(
+        "act",
+        [
+            lambda uow, run: uow.sync_runs.heartbeat(run, checkpoint=1),
+            lambda uow, run: uow.sync_runs.succeed(run),
+            lambda uow, run: uow.sync_runs.fail(run, "x"),
+            lambda uow, run: uow.sync_runs.release(run),
+            lambda uow, run: uow.sync_runs.reap(),
+        ],
+        ids=["heartbeat", "succeed", "fail", "release", "reap"],
+    )
+    def test_what_a_run_does_to_its_job_says_by_whom_and_when(
+        self,
+        hub: Hub,
+        parent: Integration,
+        hub_clock: ManualClock,
+        act: Callable[[UnitOfWork, SyncRun], object],
+    ) -> None:
+        job = self.add_job(hub, parent)
+        (run,) = self.claim(hub)
+        now = hub_clock.advance(LEASE)
+        with hub.unit_of_work(actor="w2", atomic=self.atomic) as uow:
+            act(uow, run)
+            uow.commit()
+        after = self.job(hub, job)
+        assert (after.updated_by, after.updated_at) == ("w2", now)
+
     def test_a_slow_worker_whose_lease_was_given_up_changes_nothing(
         self, hub: Hub, parent: Integration, hub_clock: ManualClock
     ) -> None:

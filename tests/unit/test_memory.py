@@ -1,4 +1,7 @@
-"""The dict store looks up by its indexes: a question touches what it gives, not all there is."""
+"""The dict store looks up by its indexes: a question touches what it gives, not all there is.
+
+And its units of work keep out of each other's way as those of Postgres do.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from uuid import UUID
 import pytest
 
 from integration_hub import (
+    Hub,
     InMemoryUnitOfWork,
     Integration,
     IntegrationFilter,
@@ -20,6 +24,7 @@ from integration_hub import (
     WebhookFilter,
 )
 from integration_hub.memory.store import MemoryStore
+from integration_hub.testing import IntegrationFactory, SyncJobFactory
 
 ROWS = 2_000
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -130,3 +135,22 @@ def test_a_question_that_no_index_answers_touches_all(store: MemoryStore) -> Non
     with InMemoryUnitOfWork(store, tenant="acme") as uow:
         assert len(uow.integrations.find(IntegrationFilter(name_contains="i199"))) == 11
     assert rows.touched >= ROWS  # so the counting counts
+
+
+def test_units_of_work_that_claim_at_once_keep_to_the_limit_together() -> None:
+    hub = Hub.in_memory()
+    with hub.unit_of_work() as uow:
+        crowded, other = (IntegrationFactory(active=True, store=uow) for _ in range(2))
+        at_once = Schedule.once(hub.clock.now())
+        for parent in (crowded, crowded, other):
+            SyncJobFactory(store=uow, integration_id=parent.id, schedule=at_once)
+        uow.commit()
+    with hub.unit_of_work() as first, hub.unit_of_work() as second:
+        (run,) = first.sync_jobs.claim("w1", limit=1)
+        assert run.integration_id == crowded.id
+        (run,) = second.sync_jobs.claim("w2", limit=10)  # the first has the other one's place
+        assert run.integration_id == other.id
+        first.commit()
+        second.commit()
+    with hub.unit_of_work() as uow:
+        assert uow.sync_jobs.claim("w3") == []
