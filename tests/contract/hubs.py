@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from sqlalchemy import URL, create_engine
 
 from integration_hub import EVERY_TENANT, Hub, HubError, UnitOfWork
+from integration_hub.ports.unit_of_work import Tenant
 from integration_hub.testing import ManualClock
 from integration_hub.testing.postgres import temporary_database
 from strategies import START
@@ -54,6 +55,7 @@ def ask_all(
     act: Callable[[str], Act],
     shown: Callable[[Any], Any],
     *,
+    tenant: Tenant = EVERY_TENANT,
     atomic: bool = True,
 ) -> dict[str, Any]:
     """What each store gives, as it is; as `shown`, or as an error, all must be the same."""
@@ -61,7 +63,7 @@ def ask_all(
     answers: dict[str, Any] = {}
     for store, hub in hubs.items():
         values[store] = []
-        with hub.unit_of_work(tenant=EVERY_TENANT, actor="w", atomic=atomic) as uow:
+        with hub.unit_of_work(tenant=tenant, actor="w", atomic=atomic) as uow:
             try:
                 values[store] = act(store)(uow)
                 answers[store] = shown(values[store])

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import URL
 
-from hubs import ask_all, side_by_side
+from hubs import Act, ask_all, side_by_side
 from integration_hub import (
     EVERY_TENANT,
     Hub,
@@ -35,6 +35,7 @@ from integration_hub import (
     SyncRun,
     UnitOfWork,
 )
+from integration_hub.ports.unit_of_work import Tenant
 from integration_hub.testing import ManualClock
 from strategies import KINDS, START
 
@@ -45,6 +46,8 @@ SCHEDULES = [
     Schedule.every(90, start=START),
     Schedule.cron("*/5 * * * *"),
 ]
+#: Mostly of all, as workers are; each tenant has integrations of its own.
+TENANTS = st.sampled_from([EVERY_TENANT, EVERY_TENANT, "acme", "beta"])
 FORGOTTEN = {"id", "slot", "job", "integration"}
 
 
@@ -88,15 +91,18 @@ class Runs(RuleBasedStateMachine):
         parents = [
             Integration(
                 name=f"i{n}",
+                tenant="beta" if n == 2 else "acme",
                 type="erp" if n == 1 else "crm",
                 config={"sync": {"max_concurrency": each}},
             )
             for n, each in enumerate(most)
         ]
         for number, (parent, schedule, catch_up, attempts, seconds) in enumerate(jobs):
+            owner = parents[parent % len(parents)]
             job = SyncJob(
                 name=f"j{number}",
-                integration_id=parents[parent % len(parents)].id,
+                tenant=owner.tenant,
+                integration_id=owner.id,
                 schedule=schedule,
                 config={"sync": {"catch_up": catch_up}},
                 max_attempts=attempts,
@@ -106,9 +112,9 @@ class Runs(RuleBasedStateMachine):
 
         def store(uow: UnitOfWork) -> None:
             for parent in parents:
-                uow.integrations.add(dataclasses.replace(parent, tenant="acme"))
+                uow.integrations.add(parent)
             for job in self.jobs:
-                uow.sync_jobs.add(dataclasses.replace(job, tenant="acme"))
+                uow.sync_jobs.add(job)
 
         self.does(lambda store_name: store)
 
@@ -120,12 +126,13 @@ class Runs(RuleBasedStateMachine):
         limit=st.integers(1, 5),
         lease=st.sampled_from([30, 300]),
         types=st.sampled_from([None, None, "crm", ["erp"], ["crm", "erp"]]),
+        tenant=TENANTS,
     )
-    def claim(self, limit: int, lease: int, types: Any) -> None:
+    def claim(self, limit: int, lease: int, types: Any, tenant: Tenant) -> None:
         def act(store: str) -> Callable[[UnitOfWork], Any]:
             return lambda uow: uow.sync_jobs.claim("w", limit=limit, lease=lease, types=types)
 
-        claimed = self.does(act)
+        claimed = self.does(act, tenant)
         for together in zip(*(claimed[store] for store in self.hubs), strict=True):
             self.runs.append(dict(zip(self.hubs, together, strict=True)))
 
@@ -136,8 +143,11 @@ class Runs(RuleBasedStateMachine):
         records=st.integers(0, 3),
         checkpoint=st.sampled_from([None, 1, {"cursor": "x"}]),
         wait=st.sampled_from([0, 45]),
+        tenant=TENANTS,
     )
-    def go_on(self, at: int, act: str, records: int, checkpoint: Any, wait: int) -> None:
+    def go_on(
+        self, at: int, act: str, records: int, checkpoint: Any, wait: int, tenant: Tenant
+    ) -> None:
         # The newest are mostly running, the others mostly over.
         run = self.runs[-1 - at % min(len(self.runs), 6)]
 
@@ -155,12 +165,34 @@ class Runs(RuleBasedStateMachine):
                 "get": lambda uow: uow.sync_runs.get(mine.id),
             }[act]
 
-        self.does(ask)
+        self.does(ask, tenant)
 
-    @rule(limit=st.integers(1, 3))
-    def reap(self, limit: int) -> None:
+    @rule(tenant=TENANTS)
+    def reap(self, tenant: Tenant) -> None:
         # Leases that end at the same moment are reaped in an order of their own in each store.
-        self.does(lambda store: lambda uow: len(uow.sync_runs.reap(limit=100)))
+        self.does(lambda store: lambda uow: len(uow.sync_runs.reap()), tenant)
+
+    @rule(
+        at=st.integers(0, 7),
+        limit=st.sampled_from([1, 100]),
+        status=st.sampled_from([None, "running", ["failed", "lost"]]),
+        seconds=st.sampled_from([0, 60, 300]),
+        tenant=TENANTS,
+    )
+    def ask(self, at: int, limit: int, status: Any, seconds: int, tenant: Tenant) -> None:
+        """What operators ask: what is due, what runs and what has run."""
+        job, since = self.jobs[at % len(self.jobs)], self.clock.now() - timedelta(seconds=seconds)
+
+        def running(uow: UnitOfWork) -> Any:  # those that began at one moment, in any order
+            found = uow.sync_runs.running(integration_id=job.integration_id)
+            return sorted(map(repr, map(told, found)))
+
+        def history(uow: UnitOfWork) -> Any:
+            return uow.sync_runs.history(job.id, limit, status=status, since=since)
+
+        self.does(lambda store: lambda uow: uow.sync_jobs.due(limit=limit), tenant)
+        self.does(lambda store: running, tenant)
+        self.does(lambda store: history, tenant)
 
     @rule(
         at=st.integers(0, 7),
@@ -194,18 +226,18 @@ class Runs(RuleBasedStateMachine):
 
         self.does(lambda store: change)
 
-    @rule(seconds=st.sampled_from([0, 300]))
-    def prune(self, seconds: int) -> None:
+    @rule(seconds=st.sampled_from([0, 300]), tenant=TENANTS)
+    def prune(self, seconds: int, tenant: Tenant) -> None:
         before = self.clock.now() - timedelta(seconds=seconds)
-        self.does(lambda store: lambda uow: uow.sync_runs.prune(before))
+        self.does(lambda store: lambda uow: uow.sync_runs.prune(before), tenant)
 
     def teardown(self) -> None:
         if hasattr(self, "jobs"):
             self.same_jobs()
 
-    def does(self, act: Callable[[str], Callable[[UnitOfWork], Any]]) -> dict[str, Any]:
+    def does(self, act: Callable[[str], Act], tenant: Tenant = EVERY_TENANT) -> dict[str, Any]:
         """Each store's answer, all of which must be the same."""
-        values = ask_all(self.hubs, act, told, atomic=self.atomic)
+        values = ask_all(self.hubs, act, told, tenant=tenant, atomic=self.atomic)
         self.same_jobs()
         return values
 
