@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import URL, Engine, event
+from sqlalchemy import URL, Engine, event, text
 
 from integration_hub import (
     EVERY_TENANT,
@@ -20,6 +21,7 @@ from integration_hub import (
     Integration,
     LeaseLost,
     Ok,
+    PostgresUnitOfWork,
     Schedule,
     SyncJob,
     SyncOutcome,
@@ -155,6 +157,38 @@ def test_a_turn_that_waits_too_long_does_not_cost_what_was_claimed_before(
             (run,) = claim(uow, 3)
     assert run.sync_job_id == first.id
     assert status(hub, first) == "running"
+
+
+def test_within_a_transaction_a_later_turn_waits_for_nobody(
+    hub: Hub, hub_postgres_url: URL
+) -> None:
+    """Or two claims, each with a place that the other one wants, could wait for each other."""
+    [first, *_] = add_jobs(hub, 3, tenant="acme")
+    add_jobs(hub, 3, tenant="beta")
+    settings = HubSettings.model_construct(lock_timeout=30)
+    with (
+        Hub.from_url(hub_postgres_url, settings=settings) as patient,
+        hub.unit_of_work(tenant="beta") as other,
+    ):
+        claim(other, 1)
+        began = time.monotonic()
+        with patient.unit_of_work(tenant=EVERY_TENANT) as uow:
+            (run,) = claim(uow, 3)
+            assert time.monotonic() - began < 20
+            uow.commit()
+    assert run.sync_job_id == first.id
+    assert status(hub, first) == "running"
+
+
+def test_a_later_turn_leaves_the_transaction_s_lock_limit_as_it_was(hub_postgres_url: URL) -> None:
+    settings = HubSettings.model_construct(lock_timeout=7)
+    with Hub.from_url(hub_postgres_url, settings=settings) as hub:
+        for tenant in ("acme", "beta"):
+            add_jobs(hub, 3, tenant=tenant)
+        with hub.unit_of_work(tenant=EVERY_TENANT) as uow:
+            assert len(claim(uow, 3)) == 2  # one by the first turn, and one by another
+            assert isinstance(uow, PostgresUnitOfWork)
+            assert uow.session.scalar(text("SHOW lock_timeout")) == "7s"
 
 
 def test_claims_on_two_connections_take_places_far_from_each_other(

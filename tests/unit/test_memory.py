@@ -20,11 +20,12 @@ from integration_hub import (
     Schedule,
     SyncJob,
     SyncJobFilter,
+    UnitOfWork,
     Webhook,
     WebhookFilter,
 )
 from integration_hub.memory.store import MemoryStore
-from integration_hub.testing import IntegrationFactory, SyncJobFactory
+from integration_hub.testing import IntegrationFactory, SyncJobFactory, WebhookFactory
 
 ROWS = 2_000
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -154,3 +155,34 @@ def test_units_of_work_that_claim_at_once_keep_to_the_limit_together() -> None:
         second.commit()
     with hub.unit_of_work() as uow:
         assert uow.sync_jobs.claim("w3") == []
+
+
+def test_a_repository_on_dicts_can_be_emptied_for_its_tenant() -> None:
+    hub = Hub.in_memory()
+    for tenant, count in (("acme", 2), ("beta", 1)):
+        with hub.unit_of_work(tenant=tenant) as uow:
+            for _ in range(count):
+                parent = IntegrationFactory(store=uow)
+                WebhookFactory(store=uow, integration_id=parent.id)
+            uow.commit()
+
+    def counted(uow: UnitOfWork) -> tuple[int, int]:
+        assert isinstance(uow, InMemoryUnitOfWork)
+        return len(uow.integrations), len(uow.webhooks)
+
+    with hub.unit_of_work(tenant="acme") as uow:
+        assert isinstance(uow, InMemoryUnitOfWork)
+        assert counted(uow) == (2, 2)
+        uow.integrations.clear()
+        assert counted(uow) == (0, 0)  # children go too
+        uow.rollback()
+    with hub.unit_of_work(tenant="acme") as uow:
+        assert isinstance(uow, InMemoryUnitOfWork)
+        assert counted(uow) == (2, 2)
+        uow.webhooks.clear()
+        assert counted(uow) == (2, 0)
+        uow.commit()
+    with hub.unit_of_work(tenant="acme") as uow:
+        assert counted(uow) == (2, 0)
+    with hub.unit_of_work(tenant="beta") as uow:
+        assert counted(uow) == (1, 1)
