@@ -51,6 +51,16 @@ def test_a_waiter_works_where_a_process_has_many_files_open() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_means_what_it_meant_before_once_the_block_is_over(
+    number: signal.Signals,
+) -> None:
+    before = signal.getsignal(number)
+    with stopped_by_signals(lambda: None):
+        assert signal.getsignal(number) != before
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_and_a_second_one_does_what_it_did_before(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     second: list[int] = []
