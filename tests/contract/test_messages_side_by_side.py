@@ -1,13 +1,14 @@
 """The life of messages on dicts, SQLite and Postgres side by side: every answer must be the same.
 
-Publishing, claims, what comes of attempts, replays, cancelling, endpoints that come and go, and the
-passing of time, each in a unit of work of its own; what races do is in `contracts.MessageContract`.
-Ids are a store's own and are not compared: a delivery is told by its message's number and its
-webhook. The jitter of retries is off.
+Publishing, claims, what comes of attempts, replays, cancelling, endpoints that change and go, and
+the passing of time, each in a unit of work of its own; what races do is in
+`contracts.MessageContract`. Ids are a store's own and are not compared: a delivery is told by its
+message's number and its webhook. The jitter of retries is off.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -38,6 +39,7 @@ from integration_hub import (
     WebhookDelivery,
     WebhookMessage,
 )
+from integration_hub.ports.unit_of_work import Tenant
 from integration_hub.testing import ManualClock
 from strategies import KINDS, START
 
@@ -46,6 +48,10 @@ TABLES = (
     *("webhook_health", "webhook_secrets", "sync_runs", *reversed(KINDS)),
 )
 PATTERNS = [["*"], ["a.*"], ["a.b"], ["x.y", "webhook.disabled"], ["a.c", "x.*"]]
+RETRIES = st.sampled_from([[], [5], [5, 60]])
+#: Mostly of all, as dispatchers are; each tenant has webhooks and keys of its own.
+TENANTS = st.sampled_from([EVERY_TENANT, EVERY_TENANT, "acme", "beta"])
+OWNERS = st.sampled_from(["acme", "acme", "beta"])
 
 
 class Messages(RuleBasedStateMachine):
@@ -57,9 +63,7 @@ class Messages(RuleBasedStateMachine):
 
     @initialize(
         hooks=st.lists(
-            st.tuples(
-                st.sampled_from(PATTERNS), st.integers(1, 3), st.sampled_from([[], [5], [5, 60]])
-            ),
+            st.tuples(st.sampled_from(PATTERNS), st.integers(1, 3), RETRIES, OWNERS),
             min_size=1,
             max_size=4,
         )
@@ -69,24 +73,27 @@ class Messages(RuleBasedStateMachine):
         self.made: list[dict[str, WebhookMessage]] = []
         self.taken: list[dict[str, WebhookDelivery]] = []
         self.hooks: list[UUID] = []
-        parent = Integration(name="i", type="crm", tenant="acme")
+        parents = {
+            tenant: Integration(name="i", type="crm", tenant=tenant) for tenant in ("acme", "beta")
+        }
         webhooks = []
-        for number, (events, most, retries) in enumerate(hooks):
+        for number, (events, most, retries, tenant) in enumerate(hooks):
             options = {"max_concurrency": most, "retries": retries, "disabled_after": 300}
             webhooks.append(
                 Webhook(
-                    integration_id=parent.id,
+                    integration_id=parents[tenant].id,
                     name=f"w{number}",
                     url=f"https://h{number % 2}.example/{number}",
                     events=events,
                     config={"delivery": options},
-                    tenant="acme",
+                    tenant=tenant,
                 )
             )
         self.hooks = [webhook.id for webhook in webhooks]
 
         def store(uow: UnitOfWork) -> None:
-            uow.integrations.add(parent)
+            for parent in parents.values():
+                uow.integrations.add(parent)
             for webhook in webhooks:
                 uow.webhooks.add(webhook)
 
@@ -97,22 +104,30 @@ class Messages(RuleBasedStateMachine):
         self.clock.advance(seconds)
 
     @rule(
-        event=st.sampled_from(["a.b", "a.c", "x.y"]), key=st.sampled_from([None, None, "k1", "k2"])
+        event=st.sampled_from(["a.b", "a.c", "x.y"]),
+        key=st.sampled_from([None, None, "k1", "k2"]),
+        tenant=OWNERS,
     )
-    def publish(self, event: str, key: str | None) -> None:
+    def publish(self, event: str, key: str | None, tenant: str) -> None:
         self.clock.advance(1)
         number = len(self.made)
 
         def say(uow: UnitOfWork) -> WebhookMessage:
-            return uow.messages.publish(event, number, idempotency_key=key, tenant="acme")
+            return uow.messages.publish(event, number, idempotency_key=key, tenant=tenant)
 
         self.made.append(self.does(lambda _: say))
 
-    @rule(limit=st.integers(1, 4), lease=st.sampled_from([30, 60]), per_host=st.integers(1, 4))
-    def claim(self, limit: int, lease: int, per_host: int) -> None:
-        found = self.does(
-            lambda _: lambda uow: uow.messages.claim(limit=limit, lease=lease, per_host=per_host)
-        )
+    @rule(
+        limit=st.integers(1, 4),
+        lease=st.sampled_from([30, 60]),
+        per_host=st.integers(1, 4),
+        tenant=TENANTS,
+    )
+    def claim(self, limit: int, lease: int, per_host: int, tenant: Tenant) -> None:
+        def act(uow: UnitOfWork) -> Any:
+            return uow.messages.claim(limit=limit, lease=lease, per_host=per_host)
+
+        found = self.does(lambda _: act, tenant)
         for together in zip(*found.values(), strict=True):
             self.taken.append(dict(zip(found, together, strict=True)))
 
@@ -122,8 +137,11 @@ class Messages(RuleBasedStateMachine):
         act=st.sampled_from(["record", "record", "record", "release", "replay", "cancel"]),
         status=st.sampled_from([200, 204, 404, 429, 500, 500, 410, None]),
         retry_after=st.sampled_from([None, 40]),
+        tenant=TENANTS,
     )
-    def go_on(self, at: int, act: str, status: int | None, retry_after: int | None) -> None:
+    def go_on(
+        self, at: int, act: str, status: int | None, retry_after: int | None, tenant: Tenant
+    ) -> None:
         each = self.taken[-1 - at % min(len(self.taken), 6)]
         outcome = AttemptOutcome(
             started_at=self.clock.now(),
@@ -143,13 +161,13 @@ class Messages(RuleBasedStateMachine):
             }
             return acts[act]
 
-        self.does(ask)
+        self.does(ask, tenant)
 
-    @rule(at=st.integers(0, 3), seconds=st.sampled_from([None, 60]))
-    def replay_failed(self, at: int, seconds: int | None) -> None:
+    @rule(at=st.integers(0, 3), seconds=st.sampled_from([None, 60]), tenant=TENANTS)
+    def replay_failed(self, at: int, seconds: int | None, tenant: Tenant) -> None:
         id = self.hooks[at % len(self.hooks)]
         since = None if seconds is None else self.clock.now() - timedelta(seconds=seconds)
-        self.does(lambda _: lambda uow: uow.messages.replay_failed(id, since=since))
+        self.does(lambda _: lambda uow: uow.messages.replay_failed(id, since=since), tenant)
 
     @rule(at=st.integers(0, 3), act=st.sampled_from(["pause", "resume", "resume", "remove"]))
     def change(self, at: int, act: str) -> None:
@@ -162,20 +180,42 @@ class Messages(RuleBasedStateMachine):
 
         self.does(lambda _: change)
 
-    @rule(seconds=st.sampled_from([0, 60]), limit=st.integers(1, 3))
-    def prune(self, seconds: int, limit: int) -> None:
-        before = self.clock.now() - timedelta(seconds=seconds)
-        self.does(lambda _: lambda uow: uow.messages.prune(before, limit=limit))
+    @rule(
+        at=st.integers(0, 3),
+        events=st.sampled_from(PATTERNS),
+        most=st.integers(1, 3),
+        retries=RETRIES,
+        after=st.sampled_from([60, 300]),
+        host=st.integers(0, 1),
+        is_active=st.sampled_from([True, True, False]),
+    )
+    def configure(
+        self, at: int, most: int, retries: Any, after: int, host: int, **new: Any
+    ) -> None:
+        """An endpoint gets other options, events and another host while it has something open."""
+        id = self.hooks[at % len(self.hooks)]
+        options = {"max_concurrency": most, "retries": retries, "disabled_after": after}
+        new |= {"config": {"delivery": options}, "url": f"https://h{host}.example/{at}"}
 
-    @rule(id=st.sampled_from(["m1", "m2"]), window=st.sampled_from([10, 100]))
-    def accept(self, id: str, window: int) -> None:
-        self.does(lambda _: lambda uow: uow.inbox.accept(id, window=window, tenant="acme"))
+        def change(uow: UnitOfWork) -> Any:
+            return uow.webhooks.save(dataclasses.replace(uow.webhooks.get(id), **new))
+
+        self.does(lambda _: change)
+
+    @rule(seconds=st.sampled_from([0, 60]), limit=st.integers(1, 3), tenant=TENANTS)
+    def prune(self, seconds: int, limit: int, tenant: Tenant) -> None:
+        before = self.clock.now() - timedelta(seconds=seconds)
+        self.does(lambda _: lambda uow: uow.messages.prune(before, limit=limit), tenant)
+
+    @rule(id=st.sampled_from(["m1", "m2"]), window=st.sampled_from([10, 100]), tenant=OWNERS)
+    def accept(self, id: str, window: int, tenant: str) -> None:
+        self.does(lambda _: lambda uow: uow.inbox.accept(id, window=window, tenant=tenant))
 
     # --- comparing ----------------------------------------------------------------------------
 
-    def does(self, act: Callable[[str], Act]) -> dict[str, Any]:
+    def does(self, act: Callable[[str], Act], tenant: Tenant = EVERY_TENANT) -> dict[str, Any]:
         """Each store's answer, all of which must be the same, and must leave the same behind."""
-        values = ask_all(self.hubs, act, shown)
+        values = ask_all(self.hubs, act, shown, tenant=tenant)
         content = {store: self.content(hub, store) for store, hub in self.hubs.items()}
         for store, held in content.items():
             assert held == content["memory"], f"{store} holds what memory does not"
