@@ -209,6 +209,26 @@ class Runs(RuleBasedStateMachine):
 
         self.does(lambda store: change)
 
+    @rule(
+        at=st.integers(0, 7),
+        schedule=st.sampled_from(SCHEDULES),
+        max_attempts=st.integers(1, 3),
+        is_active=st.sampled_from([True, True, False]),
+        catch_up=st.sampled_from(["latest", "all", "skip"]),
+        is_declared=st.booleans(),
+    )
+    def plan(self, at: int, catch_up: str, is_declared: bool, **new: Any) -> None:
+        """A job is planned anew, whatever its runs are at; or declared, as at a deployment."""
+        job = self.jobs[at % len(self.jobs)]
+        new["config"] = {"sync": {"catch_up": catch_up}}
+
+        def change(uow: UnitOfWork) -> Any:
+            if is_declared:
+                return uow.sync_jobs.upsert(dataclasses.replace(job, **new))
+            return uow.sync_jobs.save(dataclasses.replace(uow.sync_jobs.get(job.id), **new))
+
+        self.does(lambda store: change)
+
     @precondition(lambda self: self.runs)
     @rule(
         at=st.integers(0, 99),
