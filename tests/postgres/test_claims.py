@@ -267,6 +267,22 @@ def in_background_until_it_waits(
     return thread
 
 
+def test_reaping_passes_by_what_another_holds(
+    hub: Hub, hub_clock: ManualClock, hub_postgres_url: URL
+) -> None:
+    add_jobs(hub, 2, most=2)
+    first, second = stored(hub, claim, tenant="default")
+    hub_clock.advance(3_600)
+    settings = HubSettings.model_construct(lock_timeout=0.2)
+    with (
+        Hub.from_url(hub_postgres_url, settings=settings, clock=hub_clock) as hasty,
+        hub.unit_of_work() as other,
+    ):
+        other.sync_runs.heartbeat(first)
+        with hasty.unit_of_work() as uow:
+            assert [run.id for run in uow.sync_runs.reap()] == [second.id]
+
+
 def test_an_ending_waits_for_who_changes_its_job_and_heeds_the_change(
     hub: Hub, hub_postgres_url: URL
 ) -> None:
