@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import URL
 
 from integration_hub import (
+    AttemptOutcome,
     DatabaseConnectionManager,
     Hub,
     Integration,
@@ -21,9 +22,9 @@ from integration_hub import (
     SyncJob,
 )
 from integration_hub.ports.clock import SystemClock
-from integration_hub.ports.waiting import SYNC_WORK, Waiter
+from integration_hub.ports.waiting import DELIVERY_WORK, SYNC_WORK, Waiter
 from integration_hub.sync import SyncContext, SyncRunner
-from integration_hub.testing import IntegrationFactory, SyncJobFactory
+from integration_hub.testing import IntegrationFactory, SyncJobFactory, WebhookFactory
 
 
 @pytest.fixture
@@ -109,6 +110,31 @@ def test_a_joined_session_tells_when_its_owner_commits(
         session.commit()
     assert waiter.wait(10)
     manager.close()
+
+
+def test_messages_are_told_when_they_are_committed_and_when_they_are_to_be_sent_again(
+    hub: Hub, parent: Integration
+) -> None:
+    hook = WebhookFactory.build(integration_id=parent.id, events=["a.b"])
+    commits(hub, lambda uow: uow.webhooks.add(hook))
+    with hub.waiter(DELIVERY_WORK) as waiter:
+        with hub.unit_of_work() as uow:
+            uow.messages.publish("a.b", 1)
+        assert not waiter.wait(0.05)  # it was rolled back
+        with hub.unit_of_work() as uow:
+            said = uow.messages.publish("a.b", 1)
+            assert not waiter.wait(0.05)
+            uow.commit()
+        assert waiter.wait(10)
+        with hub.unit_of_work() as uow:
+            (delivery,) = uow.messages.claim()
+            uow.messages.record(delivery, AttemptOutcome(started_at=hub.clock.now(), status=404))
+            uow.messages.cancel(delivery.id)
+            uow.commit()
+        assert not waiter.wait(0.05)
+        commits(hub, lambda uow: uow.messages.replay(delivery.id))
+        assert waiter.wait(10)
+        assert said.id == delivery.message_id
 
 
 def test_a_runner_begins_at_once(hub: Hub, parent: Integration) -> None:
