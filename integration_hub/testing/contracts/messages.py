@@ -300,9 +300,11 @@ class MessageContract:
                 self.does(hub, act)
             assert refused.value.run_id == lost.id
         self.record(hub, again)
-        log = self.does(hub, lambda uow: uow.messages.attempts(lost.id))
+        log = self.does(hub, lambda uow: uow.messages.attempts(lost.id), tenant="default")
         told = [(each.number, each.error_code, each.started_at) for each in log]
         assert told == [(1, "lease_lost", began), (2, None, hub_clock.now())]
+        assert "not heard of in time" in log[0].error_message
+        assert {each.tenant for each in log} == {"default"}
 
     def test_a_claim_that_is_not_committed_leaves_nothing(
         self, hub: Hub, parent: Integration
