@@ -38,7 +38,7 @@ from integration_hub.domain.values import (
     checked_name,
     checked_period,
 )
-from integration_hub.domain.webhook import Webhook
+from integration_hub.domain.webhook import Webhook, check_headers
 from integration_hub.domain.webhook_message import (
     KEPT_OF_RESPONSE,
     AttemptOutcome,
@@ -284,6 +284,7 @@ class WebhookDispatcher:
         return replace(found, duration=timedelta(seconds=time.monotonic() - start))
 
     def _answer(self, sending: _Sending, options: DeliveryOptions, limit: float) -> AttemptOutcome:
+        check_headers("config.delivery.headers", options.headers)  # they may be written by hand
         message = sending.message
         signed = signed_headers(
             sending.secrets, message.message_id, datetime.now(UTC), message.payload

@@ -57,7 +57,8 @@ def _seconds(field: str, value: object, *, least: float = 0.01, most: float = 90
         raise ValidationError(field, value, f"must be seconds, {least:g} to {most:g}")
 
 
-def _headers(field: str, value: object) -> None:
+def check_headers(field: str, value: object) -> None:
+    """Raise `ValidationError` for what a delivery can't send as headers of its own."""
     if not isinstance(value, Mapping):
         raise ValidationError(field, type(value).__name__, "must be a JSON object")
     for name, text in value.items():
@@ -75,7 +76,7 @@ _OWN_HEADERS = frozenset(
 )
 _OPTIONS: Mapping[str, Callable[[str, object], object]] = {
     "retries": _retries,
-    "headers": _headers,
+    "headers": check_headers,
     "timeout": partial(_seconds, most=60),
     "max_concurrency": partial(checked_count, least=1, most=1_000),
     "disabled_after": _seconds,

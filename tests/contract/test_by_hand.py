@@ -191,3 +191,8 @@ def test_an_endpoint_that_makes_no_sense_keeps_nothing_from_the_others(
     assert WebhookDispatcher(sql_hub, allow_private_addresses=True).run_once() >= 1
     paths = [request.path for request, _ in httpserver.log]
     assert (paths.count("/odd"), paths.count("/other")) == (told, 1)
+    with sql_hub.unit_of_work() as uow:
+        for delivery in uow.messages.of_webhook(odd.id):  # none where its events name no event
+            (attempt,) = uow.messages.attempts(delivery.id)
+            assert delivery.status == ("delivered" if told else "failed")  # and not tried again
+            assert bool(attempt.error_message) != bool(told)

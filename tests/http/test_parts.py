@@ -47,6 +47,7 @@ from integration_hub.http import (
     LinkHeader,
     LoggingInterceptor,
     MetricsInterceptor,
+    OAuth2ClientCredentials,
     Offset,
     PageNumber,
     RequestIdInterceptor,
@@ -170,6 +171,49 @@ def test_logs_hold_no_secret(caplog: pytest.LogCaptureFixture) -> None:
         assert words in caplog.text, words
 
 
+def test_a_call_is_logged_in_a_line_for_each_try_and_answer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    transport = ScriptedTransport()
+    transport.reply(503, after=1.5).reply(200, after=0.25)
+    caller = client(transport, retry=AT_ONCE, interceptors=[LoggingInterceptor(bodies=True)])
+    with caplog.at_level(logging.INFO, "integration_hub.http"):
+        caller.get("x", params={"page": 2}).unwrap()
+    assert caplog.messages == [
+        "GET https://crm.test/v1/x?page=2 (try 1)",
+        "GET https://crm.test/v1/x: status 503",
+        "GET https://crm.test/v1/x?page=2 (try 2)",
+        "GET https://crm.test/v1/x?page=2: 200 in 1750 ms",  # from the call on, as `elapsed`
+    ]
+    caplog.clear()
+    transport.reply(200, json={"id": 7}, headers={"X-Plan": "free"})
+    with caplog.at_level(logging.DEBUG, "integration_hub.http"):
+        caller.get("y").unwrap()
+    kinds = [line.split(":")[0] for line in caplog.messages]
+    assert kinds[1] == "request headers"  # and no body: there is none
+    assert kinds[3:] == ["response headers", "response body"]
+    assert "free" in caplog.messages[3]
+    assert '"id": 7' in caplog.messages[4]
+
+
+def test_a_token_is_fetched_anew_a_while_before_it_expires() -> None:
+    logins = ScriptedTransport()
+    logins.reply(200, json={"access_token": "t1", "expires_in": 100})
+    logins.reply(200, json={"access_token": "t2", "expires_in": "100"})
+    logins.reply(200, json={"access_token": "t3", "expires_in": 10})  # shorter than it is early
+    logins.reply(200, json={"access_token": "t4"})  # an hour, if it doesn't say
+    auth = OAuth2ClientCredentials("https://crm.test/token", "id", "s", client=client(logins))
+    transport = ScriptedTransport()
+    caller = client(transport, auth=auth)
+    for seconds in (0, 69, 1, 70, 0, 3_569, 0):
+        logins.clock.advance(seconds)
+        transport.reply(200)
+        caller.get("x").unwrap()
+    sent = [each.headers["Authorization"] for each in transport.requests]
+    assert sent == [f"Bearer {token}" for token in ("t1", "t1", "t2", "t3", "t4", "t4", "t4")]
+    assert logins.left == 0
+
+
 SECRETS = st.text("abcdefgh", min_size=8, max_size=12).map(lambda text: f"S3CR3T{text}")
 
 
@@ -211,9 +255,10 @@ def test_a_circuit_opens_after_failures_and_closes_after_a_probe() -> None:
     assert isinstance(caller.get("x"), Err)
     assert transport.left == 0
     transport.clock.advance(31)
-    transport.reply(200).reply(200)
+    transport.reply(200).reply(500).reply(500).reply(200)
     assert caller.get("x").is_ok
-    assert caller.get("x").is_ok
+    # What failed before counts no more: that were three, with one of those.
+    assert [caller.get("x").is_ok for _ in range(3)] == [False, False, True]
 
 
 def test_failures_that_lie_apart_do_not_open_a_circuit() -> None:
