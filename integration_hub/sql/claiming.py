@@ -58,7 +58,7 @@ CROSS JOIN LATERAL (  -- with OFFSET 0 it is asked for each job, in the order of
     SELECT {most} AS most FROM integrations WHERE id = j.integration_id AND {may_run} OFFSET 0
 ) i
 WHERE j.status = 'pending' AND j.is_active AND j.next_run_at <= :now
-    AND coalesce(j.tenant_id = :tenant, true)
+    AND (CAST(:tenant AS text) IS NULL OR j.tenant_id = :tenant)
     {among}
     AND NOT {job_has_no_place}
     AND coalesce((SELECT false FROM sync_runs  -- paused and resumed, while its run goes on

@@ -347,6 +347,31 @@ def test_a_limit_that_was_written_by_hand_does_not_stop_all_claims(
     assert len(runs) == (3 if most == "1e30" else 2)
 
 
+@pytest.mark.parametrize("limit", [1, 10, 100])
+def test_postgres_keeps_the_plans_of_claims_and_endings(hub: Hub, limit: int) -> None:
+    """To plan a claim anew each time takes longer than to claim: it does, where it guesses that a
+    plan for the values would be so much better.
+    """
+    config = {"sync": {"max_concurrency": 10}}
+    parents = [IntegrationFactory.build(status="active", config=config) for _ in range(100)]
+    given = {"schedule": Schedule.every(600), "next_run_at": FIRST}
+    with hub.unit_of_work() as uow:
+        uow.integrations.add_many(parents)
+        uow.sync_jobs.add_many(
+            SyncJobFactory.build(integration_id=parents[n % 100].id, **given) for n in range(4_000)
+        )
+        uow.commit()
+    with hub.unit_of_work(tenant=EVERY_TENANT) as uow:
+        assert isinstance(uow, PostgresUnitOfWork)
+        uow.session.execute(text("ANALYZE"))
+        for _ in range(20):  # psycopg prepares after five, and Postgres plans the next five anew
+            runs = claim(uow, limit)
+            uow.sync_runs.succeed_many([(run, SyncOutcome()) for run in runs])
+        asked = text("SELECT statement, generic_plans FROM pg_prepared_statements")
+        kept = {sql.split()[1]: count for sql, count in uow.session.execute(asked)}
+    assert (kept["free"], kept["given"]) == (10, 10)
+
+
 def test_each_is_one_statement_and_no_transaction(hub_postgres_url: URL) -> None:
     heard: list[str] = []
 
