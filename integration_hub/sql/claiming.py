@@ -10,7 +10,9 @@ the other; so each connection looks for free places from a start of its own, and
 neighbouring numbers start far from each other (40503 is 2^16 over the golden ratio: Fibonacci
 hashing, Knuth, The Art of Computer Programming, 6.4). Source: PostgreSQL manual, 13.2.1 (Read
 Committed) and SELECT, The Locking Clause. The plan is to be the same beside any number of jobs and
-runs that are over: see `models.BY_SLOT`, and what is said at the parts of the statement.
+runs that are over: see `models.BY_SLOT`, and what is said at the parts of the statement. And
+Postgres is to keep it, since to plan takes longer than to claim: so it must not see by the values
+that there is less to do than it would guess, hence ``(SELECT :now)``.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ FROM sync_jobs j
 CROSS JOIN LATERAL (  -- with OFFSET 0 it is asked for each job, in the order of the jobs
     SELECT {most} AS most FROM integrations WHERE id = j.integration_id AND {may_run} OFFSET 0
 ) i
-WHERE j.status = 'pending' AND j.is_active AND j.next_run_at <= :now
+WHERE j.status = 'pending' AND j.is_active AND j.next_run_at <= (SELECT :now)
     AND (CAST(:tenant AS text) IS NULL OR j.tenant_id = :tenant)
     {among}
     AND NOT {job_has_no_place}
@@ -85,7 +87,7 @@ _FAR = """
 AND (j.next_run_at, j.id) >= (:since, :since_id) AND j.integration_id NOT IN (
     SELECT i.id FROM (
         SELECT DISTINCT integration_id AS id FROM sync_jobs
-        WHERE status = 'pending' AND is_active AND next_run_at BETWEEN :since AND :now
+        WHERE status = 'pending' AND is_active AND next_run_at BETWEEN :since AND (SELECT :now)
     ) AS due JOIN integrations i USING (id)
     WHERE NOT ({may_run}) OR {parent_has_no_place}
 )

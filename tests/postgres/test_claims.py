@@ -6,7 +6,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -347,18 +347,25 @@ def test_a_limit_that_was_written_by_hand_does_not_stop_all_claims(
     assert len(runs) == (3 if most == "1e30" else 2)
 
 
-@pytest.mark.parametrize("limit", [1, 10, 100])
-def test_postgres_keeps_the_plans_of_claims_and_endings(hub: Hub, limit: int) -> None:
+@pytest.mark.parametrize("limit", [1, 10])
+@pytest.mark.parametrize(
+    ("parents", "jobs"), [(100, 40), (4_000, 1)], ids=["many of each", "one of each"]
+)
+def test_postgres_keeps_the_plans_of_claims_and_endings(
+    hub: Hub, limit: int, parents: int, jobs: int
+) -> None:
     """To plan a claim anew each time takes longer than to claim: it does, where it guesses that a
     plan for the values would be so much better.
     """
     config = {"sync": {"max_concurrency": 10}}
-    parents = [IntegrationFactory.build(status="active", config=config) for _ in range(100)]
+    owners = [IntegrationFactory.build(status="active", config=config) for _ in range(parents)]
     given = {"schedule": Schedule.every(600), "next_run_at": FIRST}
     with hub.unit_of_work() as uow:
-        uow.integrations.add_many(parents)
+        uow.integrations.add_many(owners)
         uow.sync_jobs.add_many(
-            SyncJobFactory.build(integration_id=parents[n % 100].id, **given) for n in range(4_000)
+            SyncJobFactory.build(integration_id=owner.id, **given)
+            for _ in range(jobs)
+            for owner in owners
         )
         uow.commit()
     with hub.unit_of_work(tenant=EVERY_TENANT) as uow:
@@ -366,10 +373,39 @@ def test_postgres_keeps_the_plans_of_claims_and_endings(hub: Hub, limit: int) ->
         uow.session.execute(text("ANALYZE"))
         for _ in range(20):  # psycopg prepares after five, and Postgres plans the next five anew
             runs = claim(uow, limit)
+            assert len(runs) == limit
             uow.sync_runs.succeed_many([(run, SyncOutcome()) for run in runs])
         asked = text("SELECT statement, generic_plans FROM pg_prepared_statements")
         kept = {sql.split()[1]: count for sql, count in uow.session.execute(asked)}
     assert (kept["free"], kept["given"]) == (10, 10)
+
+
+@pytest.mark.parametrize("due", [0, 36])
+def test_postgres_keeps_the_plans_of_claims_that_find_nothing(hub: Hub, due: int) -> None:
+    """Those of workers that have nothing to do: most jobs are for later, and many are asking."""
+    owners = [IntegrationFactory.build(status="active") for _ in range(8_000)]
+    later = FIRST + timedelta(days=36_500)
+    with hub.unit_of_work() as uow:
+        uow.integrations.add_many(owners)
+        uow.sync_jobs.add_many(
+            SyncJobFactory.build(
+                integration_id=owner.id,
+                schedule=Schedule.every(600),
+                next_run_at=FIRST if number < due else later,
+            )
+            for number, owner in enumerate(owners)
+        )
+        uow.commit()
+    with hub.unit_of_work(tenant=EVERY_TENANT) as uow:
+        assert isinstance(uow, PostgresUnitOfWork)
+        uow.session.execute(text("ANALYZE"))
+        assert len(claim(uow, 50)) == due
+        for _ in range(20):
+            assert claim(uow) == []
+        asked = text("SELECT statement, generic_plans FROM pg_prepared_statements")
+        kept = [count for sql, count in uow.session.execute(asked) if "SKIP LOCKED" in sql]
+    # The claim itself, and what looks for others further on, the first time for 50.
+    assert sorted(kept) == [10, 11]
 
 
 def test_each_is_one_statement_and_no_transaction(hub_postgres_url: URL) -> None:
