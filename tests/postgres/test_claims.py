@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -38,6 +38,14 @@ FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 @pytest.fixture
 def hub(hub_postgres: Hub) -> Hub:
     return hub_postgres
+
+
+@pytest.fixture
+def hasty(hub_postgres_url: URL, hub_clock: ManualClock) -> Iterator[Hub]:
+    """A hub on the same database that gives up where it would have to wait for a lock."""
+    settings = HubSettings.model_construct(lock_timeout=0.2)
+    with Hub.from_url(hub_postgres_url, settings=settings, clock=hub_clock) as hasty:
+        yield hasty
 
 
 def add_jobs(hub: Hub, count: int, tenant: str = "default", most: int = 1) -> list[SyncJob]:
@@ -143,15 +151,11 @@ def test_a_refusal_leaves_what_was_stored_before(hub: Hub) -> None:
 
 
 def test_a_turn_that_waits_too_long_does_not_cost_what_was_claimed_before(
-    hub: Hub, hub_postgres_url: URL
+    hub: Hub, hasty: Hub
 ) -> None:
     [first, *_] = add_jobs(hub, 3, tenant="acme")
     add_jobs(hub, 3, tenant="beta")
-    settings = HubSettings.model_construct(lock_timeout=0.2)
-    with (
-        Hub.from_url(hub_postgres_url, settings=settings) as hasty,
-        hub.unit_of_work(tenant="beta") as other,
-    ):
+    with hub.unit_of_work(tenant="beta") as other:
         assert len(claim(other, 1)) == 1  # and keeps the place from others, until it is over
         with hasty.unit_of_work(tenant=EVERY_TENANT, atomic=False) as uow:
             (run,) = claim(uow, 3)
@@ -191,29 +195,19 @@ def test_a_later_turn_leaves_the_transaction_s_lock_limit_as_it_was(hub_postgres
             assert uow.session.scalar(text("SHOW lock_timeout")) == "7s"
 
 
-def test_claims_on_two_connections_take_places_far_from_each_other(
-    hub: Hub, hub_postgres_url: URL
-) -> None:
+def test_claims_on_two_connections_take_places_far_from_each_other(hub: Hub, hasty: Hub) -> None:
     add_jobs(hub, 2, most=1_000)  # so many that neighbours never start at the same place
-    settings = HubSettings.model_construct(lock_timeout=0.2)
-    with (
-        Hub.from_url(hub_postgres_url, settings=settings) as hasty,
-        hub.unit_of_work(tenant=EVERY_TENANT) as other,
-    ):
+    with hub.unit_of_work(tenant=EVERY_TENANT) as other:
         (held,) = claim(other, 1)
         with hasty.unit_of_work(tenant=EVERY_TENANT) as uow:
             (run,) = claim(uow, 1)  # it would wait for the other's place, and give up
     assert abs(run.slot - held.slot) > 1
 
 
-def test_a_claim_passes_by_what_another_holds(hub: Hub, hub_postgres_url: URL) -> None:
+def test_a_claim_passes_by_what_another_holds(hub: Hub, hasty: Hub) -> None:
     [first] = add_jobs(hub, 1)
     [second] = add_jobs(hub, 1)
-    settings = HubSettings.model_construct(lock_timeout=0.2)
-    with (
-        Hub.from_url(hub_postgres_url, settings=settings) as hasty,
-        hub.unit_of_work(tenant=EVERY_TENANT) as other,
-    ):
+    with hub.unit_of_work(tenant=EVERY_TENANT) as other:
         (held,) = claim(other, 1)
         with hasty.unit_of_work(tenant=EVERY_TENANT) as uow:
             (run,) = claim(uow, 1)  # it would wait for the other's job, and give up
@@ -267,17 +261,11 @@ def in_background_until_it_waits(
     return thread
 
 
-def test_reaping_passes_by_what_another_holds(
-    hub: Hub, hub_clock: ManualClock, hub_postgres_url: URL
-) -> None:
+def test_reaping_passes_by_what_another_holds(hub: Hub, hasty: Hub, hub_clock: ManualClock) -> None:
     add_jobs(hub, 2, most=2)
     first, second = stored(hub, claim, tenant="default")
     hub_clock.advance(3_600)
-    settings = HubSettings.model_construct(lock_timeout=0.2)
-    with (
-        Hub.from_url(hub_postgres_url, settings=settings, clock=hub_clock) as hasty,
-        hub.unit_of_work() as other,
-    ):
+    with hub.unit_of_work() as other:
         other.sync_runs.heartbeat(first)
         with hasty.unit_of_work() as uow:
             assert [run.id for run in uow.sync_runs.reap()] == [second.id]
