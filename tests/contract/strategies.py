@@ -42,6 +42,8 @@ PATTERNS = ["*", "a", "a.*", "a.b", "a.b.*", "A.b", "b.*", "a_b", "ab", "1.2"]
 EVENTS = ["a", "a.b", "a.b.c", "A.b", "b.x", "ab", "a_b", "1.2", "c"]
 MOMENTS = [START + timedelta(microseconds=n) for n in (-1, 0, 1, 60_000_000)]
 TENANTS: list[Any] = ["acme", "beta", EVERY_TENANT]
+#: Mostly all of them, as workers work for.
+MOSTLY_EVERY_TENANT = st.sampled_from([EVERY_TENANT, *TENANTS])
 
 names = st.sampled_from(NAMES)
 tag_sets = st.lists(st.sampled_from(TAGS), max_size=3)

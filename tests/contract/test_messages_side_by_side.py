@@ -41,7 +41,7 @@ from integration_hub import (
 )
 from integration_hub.ports.unit_of_work import Tenant
 from integration_hub.testing import ManualClock
-from strategies import KINDS, START
+from strategies import KINDS, MOSTLY_EVERY_TENANT, START
 
 TABLES = (
     *("inbox_messages", "webhook_attempts", "webhook_deliveries", "webhook_messages"),
@@ -49,8 +49,7 @@ TABLES = (
 )
 PATTERNS = [["*"], ["a.*"], ["a.b"], ["x.y", "webhook.disabled"], ["a.c", "x.*"]]
 RETRIES = st.sampled_from([[], [5], [5, 60]])
-#: Mostly of all, as dispatchers are; each tenant has webhooks and keys of its own.
-TENANTS = st.sampled_from([EVERY_TENANT, EVERY_TENANT, "acme", "beta"])
+#: Each has webhooks and keys of its own.
 OWNERS = st.sampled_from(["acme", "acme", "beta"])
 
 
@@ -121,7 +120,7 @@ class Messages(RuleBasedStateMachine):
         limit=st.integers(1, 4),
         lease=st.sampled_from([30, 60]),
         per_host=st.integers(1, 4),
-        tenant=TENANTS,
+        tenant=MOSTLY_EVERY_TENANT,
     )
     def claim(self, limit: int, lease: int, per_host: int, tenant: Tenant) -> None:
         def act(uow: UnitOfWork) -> Any:
@@ -137,7 +136,7 @@ class Messages(RuleBasedStateMachine):
         act=st.sampled_from(["record", "record", "record", "release", "replay", "cancel"]),
         status=st.sampled_from([200, 204, 404, 429, 500, 500, 410, None]),
         retry_after=st.sampled_from([None, 40]),
-        tenant=TENANTS,
+        tenant=MOSTLY_EVERY_TENANT,
     )
     def go_on(
         self, at: int, act: str, status: int | None, retry_after: int | None, tenant: Tenant
@@ -163,7 +162,7 @@ class Messages(RuleBasedStateMachine):
 
         self.does(ask, tenant)
 
-    @rule(at=st.integers(0, 3), seconds=st.sampled_from([None, 60]), tenant=TENANTS)
+    @rule(at=st.integers(0, 3), seconds=st.sampled_from([None, 60]), tenant=MOSTLY_EVERY_TENANT)
     def replay_failed(self, at: int, seconds: int | None, tenant: Tenant) -> None:
         id = self.hooks[at % len(self.hooks)]
         since = None if seconds is None else self.clock.now() - timedelta(seconds=seconds)
@@ -202,7 +201,7 @@ class Messages(RuleBasedStateMachine):
 
         self.does(lambda _: change)
 
-    @rule(seconds=st.sampled_from([0, 60]), limit=st.integers(1, 3), tenant=TENANTS)
+    @rule(seconds=st.sampled_from([0, 60]), limit=st.integers(1, 3), tenant=MOSTLY_EVERY_TENANT)
     def prune(self, seconds: int, limit: int, tenant: Tenant) -> None:
         before = self.clock.now() - timedelta(seconds=seconds)
         self.does(lambda _: lambda uow: uow.messages.prune(before, limit=limit), tenant)

@@ -332,10 +332,9 @@ def test_a_handler_has_the_grace_time_to_finish_before_it_is_told_to_stop(each_h
 
 
 def test_a_runner_that_waits_for_work_stops_at_once(each_hub: Hub) -> None:
-    runner = SyncRunner(each_hub, {"crm": print}, poll=3_600)
     add_jobs(each_hub)
     ended = threading.Event()
-    runner._handlers["crm"] = lambda context: ended.set()
+    runner = SyncRunner(each_hub, {"crm": lambda context: ended.set()}, poll=3_600)
     working = in_background(runner.run_forever)
     assert ended.wait(10)
     runner.stop()

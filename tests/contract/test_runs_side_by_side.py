@@ -37,7 +37,7 @@ from integration_hub import (
 )
 from integration_hub.ports.unit_of_work import Tenant
 from integration_hub.testing import ManualClock
-from strategies import KINDS, START
+from strategies import KINDS, MOSTLY_EVERY_TENANT, START
 
 SCHEDULES = [
     Schedule.manual(),
@@ -46,8 +46,6 @@ SCHEDULES = [
     Schedule.every(90, start=START),
     Schedule.cron("*/5 * * * *"),
 ]
-#: Mostly of all, as workers are; each tenant has integrations of its own.
-TENANTS = st.sampled_from([EVERY_TENANT, EVERY_TENANT, "acme", "beta"])
 FORGOTTEN = {"id", "slot", "job", "integration"}
 
 
@@ -126,7 +124,7 @@ class Runs(RuleBasedStateMachine):
         limit=st.integers(1, 5),
         lease=st.sampled_from([30, 300]),
         types=st.sampled_from([None, None, "crm", ["erp"], ["crm", "erp"]]),
-        tenant=TENANTS,
+        tenant=MOSTLY_EVERY_TENANT,
     )
     def claim(self, limit: int, lease: int, types: Any, tenant: Tenant) -> None:
         def act(store: str) -> Callable[[UnitOfWork], Any]:
@@ -143,7 +141,7 @@ class Runs(RuleBasedStateMachine):
         records=st.integers(0, 3),
         checkpoint=st.sampled_from([None, 1, {"cursor": "x"}]),
         wait=st.sampled_from([0, 45]),
-        tenant=TENANTS,
+        tenant=MOSTLY_EVERY_TENANT,
     )
     def go_on(
         self, at: int, act: str, records: int, checkpoint: Any, wait: int, tenant: Tenant
@@ -167,7 +165,7 @@ class Runs(RuleBasedStateMachine):
 
         self.does(ask, tenant)
 
-    @rule(tenant=TENANTS)
+    @rule(tenant=MOSTLY_EVERY_TENANT)
     def reap(self, tenant: Tenant) -> None:
         # Leases that end at the same moment are reaped in an order of their own in each store.
         self.does(lambda store: lambda uow: len(uow.sync_runs.reap()), tenant)
@@ -177,7 +175,7 @@ class Runs(RuleBasedStateMachine):
         limit=st.sampled_from([1, 100]),
         status=st.sampled_from([None, "running", ["failed", "lost"]]),
         seconds=st.sampled_from([0, 60, 300]),
-        tenant=TENANTS,
+        tenant=MOSTLY_EVERY_TENANT,
     )
     def ask(self, at: int, limit: int, status: Any, seconds: int, tenant: Tenant) -> None:
         """What operators ask: what is due, what runs and what has run."""
@@ -246,7 +244,7 @@ class Runs(RuleBasedStateMachine):
 
         self.does(lambda store: change)
 
-    @rule(seconds=st.sampled_from([0, 300]), tenant=TENANTS)
+    @rule(seconds=st.sampled_from([0, 300]), tenant=MOSTLY_EVERY_TENANT)
     def prune(self, seconds: int, tenant: Tenant) -> None:
         before = self.clock.now() - timedelta(seconds=seconds)
         self.does(lambda store: lambda uow: uow.sync_runs.prune(before), tenant)

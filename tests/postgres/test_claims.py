@@ -70,6 +70,18 @@ def now_of(hub: Hub, job: SyncJob) -> SyncJob:
         return uow.sync_jobs.get(job.id)
 
 
+def waiting(manager: DatabaseConnectionManager) -> int:
+    """How many connections wait for a lock."""
+    return len(manager.query("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'").rows)
+
+
+def kept_plans(uow: UnitOfWork) -> list[tuple[str, int]]:
+    """The statements that are prepared, and how often each was run by the plan that is kept."""
+    assert isinstance(uow, PostgresUnitOfWork)
+    asked = text("SELECT statement, generic_plans FROM pg_prepared_statements")
+    return [(statement, count) for statement, count in uow.session.execute(asked)]
+
+
 def claim(uow: UnitOfWork, limit: int = 10) -> list[SyncRun]:
     return uow.sync_jobs.claim("w", limit=limit)
 
@@ -233,12 +245,11 @@ def test_a_limit_that_was_lowered_holds_whoever_claims_at_once(
 
     others = [threading.Thread(target=claims) for _ in range(4)]
     manager = DatabaseConnectionManager(hub_postgres_url)
-    waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
     with hub.unit_of_work() as first:
         claimed.extend(claim(first, 1))
         for other in others:
             other.start()
-        while len(manager.query(waiting).rows) < sum(other.is_alive() for other in others):
+        while waiting(manager) < sum(other.is_alive() for other in others):
             others[0].join(0.01)
         first.commit()
     for other in others:
@@ -254,8 +265,7 @@ def in_background_until_it_waits(
 ) -> threading.Thread:
     thread = threading.Thread(target=act)
     thread.start()
-    waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-    while thread.is_alive() and not manager.query(waiting).rows:
+    while thread.is_alive() and not waiting(manager):
         thread.join(0.01)
     assert thread.is_alive()
     return thread
@@ -363,8 +373,7 @@ def test_postgres_keeps_the_plans_of_claims_and_endings(
             runs = claim(uow, limit)
             assert len(runs) == limit
             uow.sync_runs.succeed_many([(run, SyncOutcome()) for run in runs])
-        asked = text("SELECT statement, generic_plans FROM pg_prepared_statements")
-        kept = {sql.split()[1]: count for sql, count in uow.session.execute(asked)}
+        kept = {sql.split()[1]: count for sql, count in kept_plans(uow)}
     assert (kept["free"], kept["given"]) == (10, 10)
 
 
@@ -390,8 +399,7 @@ def test_postgres_keeps_the_plans_of_claims_that_find_nothing(hub: Hub, due: int
         assert len(claim(uow, 50)) == due
         for _ in range(20):
             assert claim(uow) == []
-        asked = text("SELECT statement, generic_plans FROM pg_prepared_statements")
-        kept = [count for sql, count in uow.session.execute(asked) if "SKIP LOCKED" in sql]
+        kept = [count for sql, count in kept_plans(uow) if "SKIP LOCKED" in sql]
     # The claim itself, and what looks for others further on, the first time for 50.
     assert sorted(kept) == [10, 11]
 
