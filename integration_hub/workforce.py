@@ -37,6 +37,7 @@ _TRIES = 5
 _CALLS = -20  # so many of the calls that led to an error, the last ones
 _LOOKS = 60.0  # seconds after which a wait that nobody ended looks by itself
 _SOON, _LATER = 0.05, 1.0  # seconds between tries to store what is left at the end: from, to
+_REST = 0.5  # seconds; work that comes to be due piece by piece is not looked for more often
 #: Faults that pass: what they hindered can be done later.
 PASSING = (DatabaseUnavailable, PoolExhausted, QueryTimeout, SerializationConflict)
 
@@ -169,6 +170,11 @@ def _nothing() -> None:
     """There is nothing to end."""
 
 
+def _unknown() -> float:
+    """Nothing is known of what is to come."""
+    return math.inf
+
+
 class Workforce(Generic[T, R]):
     """Up to `concurrency` threads at work on what `claim(room)` gives; what comes of it goes to
     `outcomes`.
@@ -177,8 +183,9 @@ class Workforce(Generic[T, R]):
     It gives what is to be stored, or None. What the database can't take now is stored with the
     next, before the next claim, or at the end. `reserve` is how much is claimed ahead, for short
     work, so that no thread waits for a claim. `poll` is how often (seconds) it looks for work when
-    it was not told of any, `grace` how long (seconds) it has to come to an end when it is to stop;
-    then `let_go` is to end what is still at work.
+    it was not told of any; sooner, where `due_in` knows after how many seconds there will be some.
+    `grace` is how long (seconds) it has to come to an end when it is to stop; then `let_go` is to
+    end what is still at work.
     """
 
     def __init__(
@@ -193,6 +200,7 @@ class Workforce(Generic[T, R]):
         log: logging.Logger,
         reserve: int = 0,
         let_go: Callable[[], None] = _nothing,
+        due_in: Callable[[], float] = _unknown,
     ) -> None:
         self._claim = claim
         self._work = work
@@ -203,6 +211,7 @@ class Workforce(Generic[T, R]):
         self._grace = grace
         self._log = log
         self._let_go = let_go
+        self._due_in = due_in
         self._lock = threading.Lock()
         self._busy = 0
         self._ends_at = math.inf  # by the monotonic clock, once it is to stop
@@ -275,8 +284,8 @@ class Workforce(Generic[T, R]):
     def _work_on(self, pool: ThreadPoolExecutor, waiter: Waiter) -> None:
         with self._woken(waiter):
             while not self.is_stopping:
-                if not self._begin(pool, waiter):
-                    waiter.wait(self._poll)
+                if rest := self._begin(pool, waiter):
+                    waiter.wait(rest)
 
     def _wait(self, waiter: Waiter, is_done: Callable[[], bool]) -> None:
         """Wait until it is done; but once it is to stop, for the grace time at the most."""
@@ -312,24 +321,27 @@ class Workforce(Generic[T, R]):
         except PASSING as error:
             self._log.warning("an outcome can't be stored yet, and is kept: %s", error.message)
 
-    def _begin(self, pool: ThreadPoolExecutor, waiter: Waiter) -> int:
-        """Claim as much as there are threads for; gives how much it was."""
+    def _begin(self, pool: ThreadPoolExecutor, waiter: Waiter) -> float:
+        """Claim as much as there are threads for; gives for how long (seconds) to wait then: not at
+        all, where there was some.
+        """
         room = self._concurrency + self._reserve - self._busy
         if room < max(1, self._reserve):
-            return 0
+            return self._poll
         try:
             claimed = self._claimed(room)
+            rest = 0.0 if claimed else min(self._poll, max(_REST, self._due_in()))
         except SchemaOutOfDate:
             raise
         except StorageError as error:
             self._log.warning("%s; trying again in %g s", error.message, self._poll)
-            return 0
+            return self._poll
         for each in claimed:
             with self._lock:
                 self._busy += 1
             begun = pool.submit(self._see_through, each)
             begun.add_done_callback(partial(self._ended, waiter))
-        return len(claimed)
+        return rest
 
     def _ended(self, waiter: Waiter, done: Future[None]) -> None:
         with self._lock:

@@ -315,6 +315,13 @@ class InMemorySyncJobRepository(MemoryRepository[SyncJob, SyncJobFilter]):
             jobs = self._matching(SyncJobFilter(due_by=moment), Sort("next_run_at"))
             return [job for job in jobs if self._runs(job)][:limit]
 
+    def next_due(self, now: datetime | None = None) -> datetime | None:
+        self._uow.require_active()
+        moment = self._uow.clock.now() if now is None else checked_time("now", now)
+        with self._uow.store.lock:
+            later = map(self._seen, self._layer.later(moment))
+            return min((job.next_run_at for job in later if job and job.next_run_at), default=None)
+
     def claim(
         self,
         worker: str,

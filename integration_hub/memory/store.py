@@ -143,8 +143,14 @@ class DueIndex:
 
     def until(self, moment: datetime) -> list[UUID]:
         """The ids of the jobs whose next run is not after `moment`, the earliest first."""
-        end = bisect_right(self._entries, (moment, UUID(int=2**128 - 1)))
-        return [id for _, id in self._entries[:end]]
+        return [id for _, id in self._entries[: self._end_of(moment)]]
+
+    def after(self, moment: datetime) -> list[UUID]:
+        """The ids of the others."""
+        return [id for _, id in self._entries[self._end_of(moment) :]]
+
+    def _end_of(self, moment: datetime) -> int:
+        return bisect_right(self._entries, (moment, UUID(int=2**128 - 1)))
 
 
 def _due_entry(item: Any) -> Due | None:

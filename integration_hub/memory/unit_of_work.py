@@ -75,6 +75,10 @@ class Layer(Generic[A]):
         base = [id for id in self.base.due.until(moment) if id not in self.based_on]
         return base + self.changed.due.until(moment)
 
+    def later(self, moment: datetime) -> list[UUID]:
+        base = [id for id in self.base.due.after(moment) if id not in self.based_on]
+        return base + self.changed.due.after(moment)
+
     def all_ids(self) -> list[UUID]:
         base = [id for id in self.base.rows if id not in self.based_on]
         return base + list(self.changed.rows)

@@ -174,6 +174,12 @@ class SyncJobRepository(Repository[SyncJob, SyncJobFilter], Protocol):
         """
         ...
 
+    def next_due(self, now: datetime | None = None) -> datetime | None:
+        """When the next time of a pending, active job comes that is later than `now` (the clock's,
+        if left out), whether its integration rests or not; None if no job waits for a time.
+        """
+        ...
+
     def claim(
         self,
         worker: str,

@@ -80,6 +80,15 @@ class SqlSyncJobRepository(SqlRepository[SyncJob, SyncJobFilter]):
             self.STATEMENTS.due(shape, scoped=self._uow.is_scoped), {**values, "limit": limit}
         )
 
+    def next_due(self, now: datetime | None = None) -> datetime | None:
+        self._uow.require_active()
+        moment = self._uow.clock.now() if now is None else checked_time("now", now)
+        statement = self.STATEMENTS.next_due(scoped=self._uow.is_scoped)
+        found: datetime
+        for (found,) in self._uow.rows(statement, self._uow.scoped(moment=moment)):
+            return found
+        return None
+
     def claim(
         self,
         worker: str,

@@ -21,13 +21,14 @@ from sqlalchemy import (
     delete,
     exists,
     func,
+    literal_column,
     select,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
 from integration_hub.ports.query import Sort
-from integration_hub.sql.filtering import Shape, beyond, clauses, may_run, ordered
+from integration_hub.sql.filtering import Shape, beyond, clauses, may_run, ordered, waiting
 from integration_hub.sql.mapping import Mapper
 from integration_hub.sql.models import IntegrationRow
 from integration_hub.sql.prepared import Prepared
@@ -60,6 +61,7 @@ class Statements:
         self.count = lru_cache(_SHAPES)(self._count)
         self.exists = lru_cache(_SHAPES)(self._exists)
         self.due = lru_cache(self._due)
+        self.next_due = lru_cache(self._next_due)
 
     @property
     def is_postgres(self) -> bool:
@@ -169,6 +171,12 @@ class Statements:
         )
         in_order = due.order_by(self.table.c.next_run_at, self.table.c.id)
         return Prepared(in_order.limit(bindparam("limit", type_=Integer)))
+
+    def _next_due(self, *, scoped: bool) -> Prepared:
+        """The first entry of the same index beyond a moment."""
+        at = self.table.c.next_run_at
+        later = select(at).where(waiting(self.table), at > bindparam("moment", type_=at.type))
+        return Prepared(later.where(*self._scope(scoped)).order_by(at).limit(literal_column("1")))
 
     # --- their parts --------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from integration_hub.domain.sync_job import SyncJob
 from integration_hub.domain.sync_run import SyncRun, free_slot
 from integration_hub.domain.values import checked_count, checked_id, checked_time, new_id
 from integration_hub.ports.sync_runs import Change, Claim, RunsLife, checked_statuses
+from integration_hub.ports.waiting import SYNC_WORK
 from integration_hub.sql.claiming import OF_JOB, OF_RUN, ending_values
 from integration_hub.sql.mapping import INTEGRATIONS, SYNC_JOBS, SYNC_RUNS
 from integration_hub.sql.prepared import array_text
@@ -267,6 +268,11 @@ class PostgresSyncRunRepository(SqlSyncRunRepository):
         self._forget(run)
         self._change_job(run.job.skipped(now))
         return True
+
+    def release(self, run: SyncRun) -> SyncRun:
+        released = super().release(run)
+        self._uow.announce(SYNC_WORK)  # others can take it up at once
+        return released
 
     def _keep_at_once(self, changes: list[Change]) -> bool:
         """Endings in one statement, which changes all rows or none."""

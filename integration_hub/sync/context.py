@@ -17,6 +17,7 @@ from integration_hub.domain.integration import Integration
 from integration_hub.domain.sync_job import SyncJob
 from integration_hub.domain.sync_run import SyncOutcome, SyncRun
 from integration_hub.http.client import HttpClient
+from integration_hub.ports.clock import Clock
 from integration_hub.ports.unit_of_work import UnitOfWork
 from integration_hub.ports.waiting import Waiter
 from integration_hub.workforce import OpensUnitsOfWork
@@ -25,6 +26,8 @@ from integration_hub.workforce import OpensUnitsOfWork
 class OffersWork(OpensUnitsOfWork, Protocol):
     """What a runner needs of a hub."""
 
+    @property
+    def clock(self) -> Clock: ...
     def http(self, integration: Integration, /) -> HttpClient: ...
     def waiter(self, channel: str) -> Waiter: ...
 

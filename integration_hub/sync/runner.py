@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import os
 import socket
 import threading
@@ -74,9 +75,10 @@ class SyncRunner:
     returns a `SyncOutcome`, or None, or raises: then the job is tried again. It should look at
     `context.cancelled` from time to time, since Python's threads can't be stopped from outside; one
     that has seen there that the worker ends, and returns, gives its job back as far as it has come.
-    Heartbeats go out in the background. Durations in seconds or `timedelta`; `poll` is how often it
-    looks for work when it was not told of any (Postgres tells it at once of jobs that became due),
-    `grace` how long handlers have to finish when it is told to stop.
+    Heartbeats go out in the background. It looks for work when it is told of some (Postgres
+    tells it at once of jobs that became due), when the next job comes to be due, and every `poll`
+    in any case; `grace` is how long handlers have to finish when it is told to stop. Durations are
+    in seconds or `timedelta`.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class SyncRunner:
             grace=checked_duration("grace", grace).total_seconds(),
             log=_LOG,
             let_go=self._let_go,
+            due_in=self._due_in,
         )
 
     # --- working ------------------------------------------------------------------------------
@@ -201,6 +204,11 @@ class SyncRunner:
         with self._lock:
             self._active.update((context.run.id, context) for context in contexts)
         return contexts
+
+    def _due_in(self) -> float:
+        """Seconds until the next job comes to be due, of what is planned by now."""
+        then = self._does(lambda uow: uow.sync_jobs.next_due())
+        return math.inf if then is None else (then - self.hub.clock.now()).total_seconds()
 
     def _see_through(self, context: SyncContext) -> _Ending | None:
         """Let the handler work; gives how it ended, if there is anything to tell."""

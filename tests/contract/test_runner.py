@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
@@ -340,6 +341,20 @@ def test_a_runner_that_waits_for_work_stops_at_once(each_hub: Hub) -> None:
     runner.stop()
     working.join(20)
     assert not working.is_alive()
+
+
+def test_a_job_is_looked_for_when_it_comes_to_be_due(each_hub: Hub, hub_clock: ManualClock) -> None:
+    add_jobs(each_hub, schedule=Schedule.every(1), next_run_at=hub_clock.now())
+    ran = threading.Semaphore(0)
+    runner = SyncRunner(each_hub, {"crm": lambda context: ran.release()}, poll=3_600)
+    working = in_background(runner.run_forever)
+    began = time.monotonic()
+    for _ in range(3):
+        while not ran.acquire(timeout=0.1):
+            assert time.monotonic() < began + 20
+            hub_clock.advance(0.1)
+    runner.stop()
+    working.join(20)
 
 
 def test_no_unit_of_work_is_open_while_a_handler_runs(hub_postgres: Hub) -> None:

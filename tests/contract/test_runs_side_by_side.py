@@ -189,6 +189,7 @@ class Runs(RuleBasedStateMachine):
             return uow.sync_runs.history(job.id, limit, status=status, since=since)
 
         self.does(lambda store: lambda uow: uow.sync_jobs.due(limit=limit), tenant)
+        self.does(lambda store: lambda uow: uow.sync_jobs.next_due(), tenant)
         self.does(lambda store: running, tenant)
         self.does(lambda store: history, tenant)
 

@@ -371,6 +371,8 @@ def named_questions(kind: str) -> Iterator[Callable[[Any], Any]]:
         case _:
             yield lambda r: r.due()
             yield lambda r: r.due(START, limit=2)
+            yield lambda r: r.next_due()
+            yield lambda r: r.next_due(START)
             yield lambda r: r.running()
             yield lambda r: r.failed()
 

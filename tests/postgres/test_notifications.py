@@ -83,6 +83,22 @@ def test_a_job_set_to_run_now_is_told(hub: Hub, parent: Integration, waiter: Wai
     assert waiter.wait(10)
 
 
+@pytest.mark.parametrize("atomic", [True, False])
+def test_a_job_that_is_given_back_is_told(
+    hub: Hub, parent: Integration, waiter: Waiter, atomic: bool
+) -> None:
+    commits(hub, lambda uow: uow.sync_jobs.add(job(parent)))
+    assert waiter.wait(10)
+    with hub.unit_of_work(atomic=atomic) as uow:
+        (run,) = uow.sync_jobs.claim("w", limit=1)
+        uow.commit()
+    assert not waiter.wait(0.05)
+    with hub.unit_of_work(atomic=atomic) as uow:
+        uow.sync_runs.release(run)
+        uow.commit()
+    assert waiter.wait(10)
+
+
 def test_nothing_is_told_of_what_is_rolled_back_or_rests(
     hub: Hub, parent: Integration, waiter: Waiter
 ) -> None:

@@ -45,6 +45,7 @@ RUNS = (
 )
 INSTEAD = {
     "the claim": "ix_sync_jobs_due",
+    "the next that comes to be due": "ix_sync_jobs_due",
     "the claim of what does not wait in vain": "ix_sync_jobs_due",
     "the first that does not wait in vain": "ix_sync_jobs_due",
     "those that wait in vain, found once": "hashed SubPlan",
@@ -200,6 +201,7 @@ PLANS = {
     "ix_webhooks_tenant_id_created_at_id": _find("webhooks", None, 50),
     "uq_webhooks_integration_id_name": _find("webhooks", WebhookFilter(integration_id=SOME_ID)),
     "ix_sync_jobs_due": lambda uow: uow.sync_jobs.due(START + timedelta(hours=1)),
+    "the next that comes to be due": lambda uow: uow.sync_jobs.next_due(START),
     "ix_sync_jobs_tenant_id_status": _find("sync_jobs", SyncJobFilter(failed=True)),
     "ix_sync_jobs_tags": _find("sync_jobs", SyncJobFilter(tags_any=["t7"])),
     "ix_sync_jobs_tenant_id_created_at_id": _find("sync_jobs", None, 50),

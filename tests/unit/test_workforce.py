@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import threading
 import time
+from typing import Any
 
 import pytest
 
 from integration_hub import DatabaseUnavailable, StorageError, ValidationError
-from integration_hub.workforce import Together, traced
+from integration_hub.ports.waiting import Waiter
+from integration_hub.workforce import Together, Workforce, traced
 
 
 def never(item: int, error: Exception) -> None:
@@ -111,6 +115,55 @@ def test_what_is_left_is_kept_where_the_time_is_over() -> None:
     database.is_up = True
     database.together.settle(0.0)  # once at the least
     assert database.stored == [1]
+
+
+class Waits(Waiter):
+    """Tells for how long it was to wait, and ends the work the second time."""
+
+    def __init__(self, workforce: Workforce[int, int]) -> None:
+        super().__init__()
+        self.workforce = workforce
+        self.waits: list[float] = []
+
+    def wait(self, seconds: float) -> bool:
+        self.waits.append(seconds)
+        if len(self.waits) == 2:
+            self.workforce.stop()
+        return True
+
+
+def is_down(*_: int) -> Any:
+    raise DatabaseUnavailable("it is down")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, 5),
+        ({"due_in": lambda: 2}, 2),
+        ({"due_in": lambda: 0.001}, 0.5),
+        ({"due_in": lambda: 0.001, "poll": 0.1}, 0.1),
+        ({"due_in": lambda: math.inf}, 5),
+        ({"due_in": lambda: 5.1}, 5),
+        ({"due_in": is_down}, 5),
+        ({"due_in": lambda: 2, "claim": is_down}, 5),
+    ],
+)
+def test_who_found_no_work_looks_again_when_there_will_be_some(
+    options: dict[str, Any], expected: float
+) -> None:
+    given: dict[str, Any] = {"claim": lambda room: [], "poll": 5.0, **options}
+    workforce: Workforce[int, int] = Workforce(
+        work=lambda piece: piece,
+        outcomes=Together(lambda items: None, never),
+        concurrency=1,
+        grace=0,
+        log=logging.getLogger("test"),
+        **given,
+    )
+    with Waits(workforce) as waiter:
+        workforce.run_forever(waiter)
+        assert waiter.waits == [expected, expected]
 
 
 def raised(error: Exception, cause: Exception | None = None) -> Exception:

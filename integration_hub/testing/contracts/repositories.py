@@ -836,8 +836,35 @@ class SyncJobContract(ChildContract):
             assert uow.sync_jobs.count(SyncJobFilter(failed=False, running=False)) == 9
             with pytest.raises(ValidationError):
                 uow.sync_jobs.due(limit=0)
-            with pytest.raises(ValidationError):
-                uow.sync_jobs.due(datetime(2026, 1, 1))  # noqa: DTZ001 - naive on purpose
+            for ask in (uow.sync_jobs.due, uow.sync_jobs.next_due):
+                with pytest.raises(ValidationError):
+                    ask(datetime(2026, 1, 1))  # noqa: DTZ001 - naive on purpose
+
+    def test_the_next_time_of_a_job_is_later_than_now(
+        self, hub: Hub, hub_clock: ManualClock
+    ) -> None:
+        now = hub_clock.now()
+        soon, later = now + timedelta(microseconds=1), now + timedelta(hours=1)
+        with hub.unit_of_work() as uow:
+            assert uow.sync_jobs.next_due() is None
+            resting = IntegrationFactory(store=uow, name="resting", paused=True)
+            uow.sync_jobs.add(self.make(name="due", next_run_at=now))
+            uow.sync_jobs.add(self.make(name="manual", schedule=Schedule.manual()))
+            uow.sync_jobs.add(self.make(name="off", next_run_at=soon, is_active=False))
+            uow.sync_jobs.add(self.make(name="running", status="running", next_run_at=soon))
+            assert uow.sync_jobs.next_due() is None
+            uow.sync_jobs.add(self.make(name="later", next_run_at=later))
+            uow.commit()
+        with hub.unit_of_work() as uow:
+            assert uow.sync_jobs.next_due() == later
+            child = self.make(name="soon", integration_id=resting.id, next_run_at=soon)
+            uow.sync_jobs.add(child)
+            assert uow.sync_jobs.next_due() == soon
+            assert uow.sync_jobs.next_due(soon) == later
+            assert uow.sync_jobs.next_due(now - timedelta(seconds=1)) == now
+            assert uow.sync_jobs.next_due(later) is None
+            uow.sync_jobs.remove(uow.sync_jobs.get_by_name("later", PARENT).id)
+            assert uow.sync_jobs.next_due(soon) is None
 
     def test_jobs_of_an_integration_at_rest_are_not_due(
         self, hub: Hub, hub_clock: ManualClock

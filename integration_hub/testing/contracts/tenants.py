@@ -48,6 +48,7 @@ COVERED = {
     "get",
     "get_by_name",
     "get_many",
+    "next_due",
     "page",
     "remove",
     "running",
@@ -162,6 +163,17 @@ class TenantContract:
                     call(IntegrationFactory(tenant="beta"))
                 assert refused.value.field == "tenant"
             assert uow.integrations.add(IntegrationFactory(tenant="acme")).tenant == "acme"
+
+    def test_the_time_of_another_s_job_is_not_told(
+        self, hub: Hub, hub_clock: ManualClock, theirs: dict[str, Any]
+    ) -> None:
+        before = theirs["sync_jobs"].next_run_at - timedelta(seconds=1)
+        with hub.unit_of_work(tenant="acme") as uow:
+            (ours,) = uow.sync_jobs.find()
+            uow.sync_jobs.remove(ours.id)
+            assert uow.sync_jobs.next_due(before) is None
+        with hub.unit_of_work(tenant=EVERY_TENANT) as uow:
+            assert uow.sync_jobs.next_due(before) == hub_clock.now()
 
     # --- every tenant -------------------------------------------------------------------------
 

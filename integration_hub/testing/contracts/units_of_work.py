@@ -118,6 +118,7 @@ class UnitOfWorkContract:
             repository.count,
             lambda: uow.webhooks.for_event("a.b"),
             lambda: uow.sync_jobs.due(),
+            lambda: uow.sync_jobs.next_due(),
             lambda: uow.sync_jobs.get_by_name("x", item.id),
         ]
         if end != "never began":
