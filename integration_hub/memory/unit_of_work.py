@@ -194,7 +194,7 @@ class MemoryUnitOfWork(UnitOfWorkLifecycle):
     def _commit(self) -> None:
         with self.store.lock:
             try:
-                for layer in self._layers.values():
+                for layer in reversed(self._layers.values()):  # what hangs on others first
                     self._check(layer)
                 for layer in self._layers.values():
                     self._apply(layer)

@@ -13,6 +13,7 @@ The fixture `hub_clock` is the plugin's `ManualClock`; the hub must go by it.
 import pytest
 
 pytest.register_assert_rewrite(
+    "integration_hub.testing.contracts.conflicts",
     "integration_hub.testing.contracts.json",
     "integration_hub.testing.contracts.messages",
     "integration_hub.testing.contracts.repositories",
@@ -21,7 +22,10 @@ pytest.register_assert_rewrite(
     "integration_hub.testing.contracts.units_of_work",
 )
 
-from integration_hub.testing.contracts.json import JsonContract  # noqa: E402 - after the rewrite
+from integration_hub.testing.contracts.conflicts import (  # noqa: E402 - after the rewrite
+    ConflictContract,
+)
+from integration_hub.testing.contracts.json import JsonContract  # noqa: E402
 from integration_hub.testing.contracts.messages import MessageContract  # noqa: E402
 from integration_hub.testing.contracts.repositories import (  # noqa: E402
     IntegrationContract,
@@ -33,6 +37,7 @@ from integration_hub.testing.contracts.tenants import TenantContract  # noqa: E4
 from integration_hub.testing.contracts.units_of_work import UnitOfWorkContract  # noqa: E402
 
 __all__ = [
+    "ConflictContract",
     "IntegrationContract",
     "JsonContract",
     "MessageContract",
