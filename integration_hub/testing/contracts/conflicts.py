@@ -47,7 +47,8 @@ class Stored:
     hook: Webhook
     job: SyncJob
     run: SyncRun  # of another job of the same integration
-    delivery: WebhookDelivery  # being made
+    delivery: WebhookDelivery  # being made, to a webhook that has just failed once
+    another: WebhookDelivery  # to the same
 
 
 Act: TypeAlias = Callable[[Any, Stored], object]
@@ -120,9 +121,15 @@ def ran_job_removed(uow: Any, there: Stored) -> None:
     uow.sync_jobs.remove(there.run.sync_job_id)
 
 
-def delivered(uow: Any, there: Stored) -> None:
-    outcome = AttemptOutcome(started_at=there.run.started_at, status=200)
-    uow.messages.record(there.delivery, outcome)
+def recorded(which: str, status: int) -> Act:
+    def act(uow: Any, there: Stored) -> None:
+        outcome = AttemptOutcome(started_at=there.run.started_at, status=status)
+        uow.messages.record(getattr(there, which), outcome)
+
+    return act
+
+
+delivered = recorded("delivery", 200)
 
 
 def published(uow: Any, there: Stored) -> None:
@@ -218,10 +225,23 @@ MEETINGS: dict[str, Meeting] = {
         lambda uow: uow.messages.counts()["delivered"],
         1,
     ),
+    "both record a failure of one webhook": Meeting(
+        recorded("delivery", 500),
+        recorded("another", 500),
+        None,
+        lambda uow: [uow.messages.health(hook.id).failures for hook in uow.webhooks.find()],
+        [3],
+    ),
     "one removes the webhook whose attempt the other records": Meeting(
         removed("hook"), delivered, DeliveryNotFound, counts, (2, 0, 2)
     ),
-    "both publish with one key": Meeting(published, published, None, told, 2),
+    "both publish with one key": Meeting(published, published, None, told, 4),
+    "one publishes to a webhook that the other removes": Meeting(
+        published, removed("hook"), None, told, 0
+    ),
+    "one publishes to a webhook whose integration the other removes": Meeting(
+        published, removed("crm"), None, told, 0
+    ),
     "both accept a message": Meeting(accepted, accepted, False, counts, (2, 1, 2)),
     "both rotate the secret of a webhook": Meeting(
         rotated,
@@ -245,18 +265,23 @@ class ConflictContract:
         with hub.unit_of_work() as uow:
             crm = IntegrationFactory(store=uow, name="crm", active=True)
             erp = IntegrationFactory(store=uow, name="erp")
-            hook = WebhookFactory(store=uow, name="hook", integration_id=crm.id, events=["*"])
+            most = {"delivery": {"max_concurrency": 3}}
+            hook = WebhookFactory(
+                store=uow, name="hook", integration_id=crm.id, events=["*"], config=most
+            )
             due = SyncJobFactory(store=uow, name="due", integration_id=crm.id, next_run_at=now)
             job = SyncJobFactory(store=uow, name="job", integration_id=crm.id, next_run_at=later)
-            uow.messages.publish("x.y", 1)
+            for n in range(3):
+                uow.messages.publish("x.y", n)
             uow.commit()
         with hub.unit_of_work() as uow:
             (run,) = uow.sync_jobs.claim("w")
             uow.messages.fan_out()
-            (delivery,) = uow.messages.claim()
+            delivery, another, failed = uow.messages.claim()
+            uow.messages.record(failed, AttemptOutcome(started_at=now, status=500))
             assert run.sync_job_id == due.id
             uow.commit()
-        return Stored(crm, erp, hook, job, run, delivery)
+        return Stored(crm, erp, hook, job, run, delivery, another)
 
     @pytest.mark.parametrize("meeting", MEETINGS)
     def test_two_units_of_work_meet(self, hub: Hub, there: Stored, meeting: str) -> None:
