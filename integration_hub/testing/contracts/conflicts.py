@@ -136,6 +136,11 @@ def published(uow: Any, there: Stored) -> None:
     uow.messages.publish("a.b", 1, idempotency_key="once")
 
 
+def hooked_and_published(uow: Any, there: Stored) -> None:
+    uow.webhooks.add(WebhookFactory(integration_id=there.crm.id, name="new", events=["*"]))
+    published(uow, there)
+
+
 def accepted(uow: Any, there: Stored) -> object:
     return uow.inbox.accept("msg_1")
 
@@ -241,6 +246,9 @@ MEETINGS: dict[str, Meeting] = {
     ),
     "one publishes to a webhook whose integration the other removes": Meeting(
         published, removed("crm"), None, told, 0
+    ),
+    "one publishes to a new webhook of what the other removes": Meeting(
+        hooked_and_published, removed("crm"), None, told, 0
     ),
     "both accept a message": Meeting(accepted, accepted, False, counts, (2, 1, 2)),
     "both rotate the secret of a webhook": Meeting(
