@@ -65,7 +65,7 @@ class HubSettings(BaseSettings):
             hosts = _hosts(found.get("no", ""))
             return Proxies(found.get("http"), found.get("https"), hosts)
         http, https = (
-            None if each is None else each.get_secret_value()
+            None if each is None else each.get_secret_value() or None
             for each in (self.http_proxy, self.https_proxy)
         )
         return Proxies(http, https, _hosts(self.no_proxy))

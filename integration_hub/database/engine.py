@@ -101,9 +101,9 @@ def checked_database_url(url: str | URL) -> URL:
     supported = "postgresql+psycopg://…, sqlite:///file.db, sqlite:// or memory://"
     try:
         parsed = make_url(url)
-    except (exc.ArgumentError, ValueError) as error:
+    except (exc.ArgumentError, ValueError):  # they repeat parts of it
         problem = f"must be a database URL such as {supported}"
-        raise ValidationError("url", "<not shown>", problem) from error
+        raise ValidationError("url", "<not shown>", problem) from None
     if parsed.drivername in ("postgres", "postgresql"):
         return parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername not in ("postgresql+psycopg", "sqlite", "sqlite+pysqlite"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -38,13 +38,13 @@ def new_id() -> UUID:
 # --- text -------------------------------------------------------------------------------------
 
 
-def _text(field: str, value: object, limit: int) -> str:
+def _text(field: str, value: object, limit: int, *, shown: Callable[[str], object] = str) -> str:
     if not isinstance(value, str):
         raise ValidationError(field, value, "must be a string")
     if UNSTORABLE.search(value):
-        raise ValidationError(field, value, "must not hold NUL or lone surrogates")
+        raise ValidationError(field, shown(value), "must not hold NUL or lone surrogates")
     if len(value) > limit:
-        raise ValidationError(field, value, f"must have at most {limit:,} characters")
+        raise ValidationError(field, shown(value), f"must have at most {limit:,} characters")
     return str(value)
 
 
@@ -90,23 +90,35 @@ def checked_slug(field: str, value: object) -> str:
     return text
 
 
+def without_query(url: str) -> str:
+    """The URL as errors, logs and a `repr` may show it: queries hold keys and tokens, and what
+    stands before the host is a password.
+    """
+    return _USERINFO.sub(r"\1", url.partition("?")[0].partition("#")[0])
+
+
+_USERINFO = re.compile(r"^([^/@]*//)?[^/]*@")
+
+
 def checked_url(field: str, value: object) -> str:
     """An absolute http(s) URL without credentials.
 
     A URL with credentials is not repeated in the error: they belong into the secret store.
     """
-    text = _text(field, value, MAX_URL)
+    text = _text(field, value, MAX_URL, shown=without_query)
     if "@" in text.partition("://")[2].partition("/")[0].partition("?")[0]:
         raise ValidationError(field, "<not shown>", "must not hold credentials")
     try:
         parts = urlsplit(text)
         port_is_valid = parts.port is None or parts.port > 0
-    except ValueError as error:
-        raise ValidationError(field, value, "must be a valid URL") from error
+    except ValueError:  # it repeats what stands where a port should
+        raise ValidationError(field, "<not shown>", "must be a valid URL") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_valid:
-        raise ValidationError(field, value, "must be an absolute http or https URL")
+        problem = "must be an absolute http or https URL"
+        raise ValidationError(field, without_query(text), problem)
     if not text.isprintable() or " " in text:
-        raise ValidationError(field, value, "must not hold blanks or control characters")
+        problem = "must not hold blanks or control characters"
+        raise ValidationError(field, without_query(text), problem)
     return text
 
 

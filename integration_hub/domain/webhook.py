@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import StrEnum
 from functools import partial
@@ -27,6 +27,7 @@ from integration_hub.domain.values import (
     member,
     members_of,
     patterns_for,
+    without_query,
 )
 
 
@@ -101,7 +102,7 @@ def _is_usable(name: str, value: object) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Webhook(Aggregate):
     """A subscription: which URL is told about which events.
 
@@ -136,6 +137,11 @@ class Webhook(Aggregate):
         options = checked_part(self.config, "delivery", _OPTIONS, of="a webhook")
         for name, value in options.items():
             _OPTIONS[name](f"config.delivery.{name}", value)
+
+    def __repr__(self) -> str:
+        shown = {each.name: getattr(self, each.name) for each in fields(self) if each.repr}
+        shown["url"] = without_query(self.url)
+        return f"Webhook({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     def subscribes_to(self, event: str) -> bool:
         """Whether one of the patterns matches; parts are compared whole, and case counts."""

@@ -24,7 +24,7 @@ from integration_hub.domain.errors import (
     ValidationError,
 )
 from integration_hub.domain.result import Err, Ok, Result
-from integration_hub.domain.values import checked_count, checked_duration
+from integration_hub.domain.values import checked_count, checked_period, without_query
 from integration_hub.http.bodies import NOT_GIVEN, File, content_of
 from integration_hub.http.exchange import Answer, Call, Exchange, request_id
 from integration_hub.http.guards import CircuitBreaker, RateLimit
@@ -35,7 +35,7 @@ from integration_hub.http.pagination import PageStrategy, Place, checked_strateg
 from integration_hub.http.retry import RetryPolicy
 from integration_hub.http.sockets import Deadline
 from integration_hub.http.transport import Reply, Transport, UrllibTransport
-from integration_hub.http.urls import BaseUrl, Params, with_params, without_query
+from integration_hub.http.urls import BaseUrl, Params, with_params
 
 T = TypeVar("T", default=None)
 Into: TypeAlias = type[T] | pydantic.TypeAdapter[T] | None
@@ -322,7 +322,7 @@ def _timeout(given: Timeout | timedelta | float, others: Timeout | None = None) 
     """Time limits; a single duration is the total, within which the others stay."""
     if isinstance(given, Timeout):
         return given
-    total = checked_duration("timeout", given).total_seconds()
+    total = checked_period("timeout", given).total_seconds()
     connect, read, _ = (others or Timeout()).seconds
     return Timeout(min(connect, total), min(read, total), total)
 

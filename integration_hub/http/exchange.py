@@ -20,6 +20,7 @@ from integration_hub.domain.errors import (
     TimedOut,
     TooManyRedirects,
 )
+from integration_hub.domain.values import without_query
 from integration_hub.http.bodies import Content
 from integration_hub.http.guards import CircuitBreaker, RateLimit
 from integration_hub.http.interceptors import Auth, Interceptor
@@ -28,7 +29,7 @@ from integration_hub.http.options import Limits
 from integration_hub.http.retry import RetryBudget, RetryPolicy, retry_after
 from integration_hub.http.sockets import Deadline
 from integration_hub.http.transport import Reply, Transport
-from integration_hub.http.urls import redirect, without_query
+from integration_hub.http.urls import redirect
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CREDENTIALS = ("Authorization", "Cookie", "Proxy-Authorization", "X-Api-Key")

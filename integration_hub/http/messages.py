@@ -18,7 +18,7 @@ import pydantic
 from typing_extensions import TypeVar
 
 from integration_hub.domain.errors import DecodeError, ValidationError
-from integration_hub.http.urls import without_query
+from integration_hub.domain.values import without_query
 
 T = TypeVar("T", default=None)
 Body: TypeAlias = bytes | IO[bytes] | Iterable[bytes] | None

@@ -1,6 +1,6 @@
 """How a client is set up: plain values, checked when they are made; also from a stored config.
 
-May import: `domain`, `retry`, pydantic.
+May import: `domain`, `retry`, pydantic, urllib3 (which takes URLs apart).
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from datetime import timedelta
 from typing import Any
 
 import pydantic
+from urllib3.exceptions import LocationParseError
+from urllib3.util import Url, parse_url
 
 from integration_hub.domain.errors import ValidationError
 from integration_hub.domain.values import checked_count, checked_period
@@ -72,15 +74,34 @@ class Tls:
 class Proxies:
     """Proxies by the scheme of the request, and the hosts that are reached without.
 
-    `HubSettings` reads them from the environment, once.
+    A proxy is a URL, in which a user and a password may stand; one without a scheme is an http
+    proxy, as elsewhere. `HubSettings` reads them from the environment, once.
     """
 
     http: str | None = None
     https: str | None = None
     no_proxy: Sequence[str] = ()
 
+    def __post_init__(self) -> None:
+        for name in ("http", "https"):
+            object.__setattr__(self, name, _proxy(f"proxies.{name}", getattr(self, name)))
+
     def __repr__(self) -> str:
         return f"Proxies(no_proxy={self.no_proxy!r})"  # a proxy's URL may hold a password
+
+
+def _proxy(field: str, given: str | None) -> str | None:
+    if given is None:
+        return None
+    url = given if "://" in given else f"http://{given}"
+    try:
+        parts = parse_url(url)
+    except LocationParseError:  # it repeats the URL
+        parts = Url()
+    if parts.scheme not in ("http", "https") or not parts.host:
+        problem = "must be an http or https proxy, such as http://proxy.test:3128"
+        raise ValidationError(field, "<not shown>", problem)
+    return url
 
 
 class _Strict(pydantic.BaseModel):

@@ -14,6 +14,7 @@ from urllib3.exceptions import LocationParseError
 from urllib3.util import Url, parse_url
 
 from integration_hub.domain.errors import ValidationError
+from integration_hub.domain.values import without_query
 
 _UNPRINTABLE = re.compile("[\x00-\x20\x7f]")
 _PORTS = {"http": 80, "https": 443}
@@ -34,13 +35,14 @@ def parsed(field: str, url: str) -> Url:
         raise ValidationError(field, "<not shown>", "must not hold blanks or control characters")
     try:
         found = parse_url(url)
-    except LocationParseError as error:
-        raise ValidationError(field, "<not shown>", "must be a valid URL") from error
+    except LocationParseError:  # it repeats the URL
+        raise ValidationError(field, "<not shown>", "must be a valid URL") from None
     if found.auth is not None:
         problem = "must not hold credentials; give them as auth="
         raise ValidationError(field, "<not shown>", problem)
     if found.scheme not in _PORTS or not found.host:
-        raise ValidationError(field, url, "must be an absolute http or https URL")
+        problem = "must be an absolute http or https URL"
+        raise ValidationError(field, without_query(url), problem)
     return found
 
 
@@ -48,11 +50,6 @@ def origin(url: Url) -> Origin:
     assert url.scheme is not None
     assert url.host is not None
     return Origin(url.scheme, url.host, url.port or _PORTS[url.scheme])
-
-
-def without_query(url: str) -> str:
-    """The URL as errors and logs may show it: queries hold keys and tokens."""
-    return url.partition("?")[0].partition("#")[0]
 
 
 class BaseUrl:
@@ -65,7 +62,8 @@ class BaseUrl:
         if url is not None:
             found = parsed("base_url", url)
             if found.query is not None or found.fragment is not None:
-                raise ValidationError("base_url", url, "must not have a query or a fragment")
+                problem = "must not have a query or a fragment"
+                raise ValidationError("base_url", without_query(url), problem)
             self._origin = origin(found)
             path = (found.path or "").rstrip("/")
             self._stem = found._replace(path=path).url
@@ -76,16 +74,15 @@ class BaseUrl:
         Raises `ValidationError` for a path that leads elsewhere: another host, or ``..``.
         """
         if not isinstance(path, str):
-            raise ValidationError("path", path, "must be a string")
+            raise ValidationError("path", type(path).__name__, "must be a string")
         if _UNPRINTABLE.search(path):
             problem = "must not hold blanks or control characters; quote() what may have them"
-            raise ValidationError("path", path, problem)
+            raise ValidationError("path", without_query(path), problem)
         if "://" in path.partition("?")[0]:
             return self._absolute(path)
         if not self._stem:
-            raise ValidationError(
-                "path", path, "must be an absolute URL: the client has no base_url"
-            )
+            problem = "must be an absolute URL: the client has no base_url"
+            raise ValidationError("path", without_query(path), problem)
         path = path.partition("#")[0]
         if not path:
             return self._stem
@@ -110,8 +107,8 @@ def _normal(url: str) -> str:
         raise ValidationError("path", path, "must not lead upwards by '..'")
     try:
         return parse_url(f"{path}{mark}{query}".replace("\\", "%5C")).url
-    except LocationParseError as error:
-        raise ValidationError("path", path, "must be a valid path") from error
+    except LocationParseError:
+        raise ValidationError("path", path, "must be a valid path") from None
 
 
 Params = Mapping[str, Any] | Iterable[tuple[str, Any]]

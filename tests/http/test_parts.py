@@ -10,6 +10,7 @@ import pickle
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -400,6 +401,8 @@ def test_pages_end_with_an_error_or_with_the_most_that_were_asked_for() -> None:
     assert isinstance(second, Err)
     transport.reply(json=[1, 2]).reply(json=[1, 2])
     *_, last = client(transport).pages("x", strategy=Offset(size=2), max_pages=2)
+    with pytest.raises(ValidationError):
+        next(client(transport).pages("x", strategy=Offset(size=2), max_pages=0))
     assert isinstance(last, Err)
     assert isinstance(last.error, TooManyPages)
     transport.reply(json={"no": "list"})
@@ -622,6 +625,13 @@ def test_no_unit_of_work_is_open_during_traffic(hub_postgres: Hub) -> None:
     assert seen == [0]
 
 
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), timedelta(0)])
+def test_a_single_time_limit_that_is_none_is_refused_by_its_own_name(timeout: Any) -> None:
+    with pytest.raises(ValidationError) as refused:
+        client(ScriptedTransport()).get("x", timeout=timeout)
+    assert refused.value.field == "timeout"
+
+
 def test_proxies_come_from_the_settings_or_once_from_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -634,6 +644,8 @@ def test_proxies_come_from_the_settings_or_once_from_the_environment(
     monkeypatch.setenv("HUB_NO_PROXY", "c.test")
     chosen = HubSettings().proxies()
     assert (chosen.http, chosen.no_proxy) == ("http://hub.test:1", ("c.test",))
+    monkeypatch.setenv("HUB_HTTP_PROXY", "")
+    assert HubSettings().proxies().http is None
 
 
 # --- the scripted transport -------------------------------------------------------------------

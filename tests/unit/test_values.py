@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID, uuid4
@@ -17,7 +18,7 @@ from integration_hub import (
     Webhook,
 )
 from integration_hub.domain.frozen_json import MAX_JSON_BYTES, FrozenDict
-from integration_hub.domain.values import checked_duration, new_id, patterns_for
+from integration_hub.domain.values import checked_duration, new_id, patterns_for, without_query
 
 PARENT = UUID("01900000-0000-7000-8000-000000000001")
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -167,6 +168,52 @@ def test_a_url_with_credentials_is_refused_and_not_repeated(url: str) -> None:
     assert refused.value.field == "url"
     assert "hunter2" not in str(refused.value)
     assert "hunter2" not in str(refused.value.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://x.test/?key=hunter2",
+        "x.test/?key=hunter2",
+        "user:hunter2@x.test/",
+        "https://x.test:hunter2/",
+        "https://x.test/a b?key=hunter2",
+        "https://x.test/?key=hunter2\n",
+        "https://x.test/?key=hunter2\x00",
+        "https://x.test/?key=hunter2" + "a" * 2_048,
+        "https://x.test/a b#hunter2",
+    ],
+)
+def test_what_may_be_secret_in_a_url_is_not_repeated(url: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        webhook(url=url)
+    assert refused.value.field == "url"
+    assert "hunter2" not in "".join(traceback.format_exception(refused.value))
+    assert "hunter2" not in str(refused.value.value)
+
+
+def test_a_webhook_shows_where_it_leads_without_what_may_be_secret() -> None:
+    shown = repr(webhook(url="https://x.test/hooks?key=hunter2#hunter2", config={"a": "hunter2"}))
+    assert shown.startswith("Webhook(name='w', ")
+    assert "url='https://x.test/hooks'" in shown
+    assert "hunter2" not in shown
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://x.test/a?b=1", "https://x.test/a"),
+        ("https://x.test/a#b?c", "https://x.test/a"),
+        ("https://u:p@x.test/a", "https://x.test/a"),
+        ("u:p@x.test/a", "x.test/a"),
+        ("//u:p@q@x.test", "//x.test"),
+        ("https://x.test/a@b", "https://x.test/a@b"),
+        ("a@b", "b"),
+        ("/a@b", "/a@b"),
+    ],
+)
+def test_what_is_shown_of_a_url(url: str, shown: str) -> None:
+    assert without_query(url) == shown
 
 
 @pytest.mark.parametrize(
