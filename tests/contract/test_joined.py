@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import Connection, Engine, create_engine, event, text
@@ -16,6 +17,7 @@ from integration_hub import (
     SyncRunner,
     ValidationError,
 )
+from integration_hub.sql.models import IntegrationRow
 from integration_hub.testing import IntegrationFactory, SyncJobFactory, WebhookFactory
 
 
@@ -51,12 +53,14 @@ def orders(engine: Engine) -> int:
 
 
 @pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("before", [0, 1])
 def test_the_service_s_commit_decides_on_all(
-    hub_and_engine: tuple[Hub, Engine], kept: bool
+    hub_and_engine: tuple[Hub, Engine], kept: bool, before: int
 ) -> None:
     hub, engine = hub_and_engine
     with Session(engine) as session:
-        session.execute(text("INSERT INTO orders VALUES (1)"))
+        for _ in range(before):
+            session.execute(text("INSERT INTO orders VALUES (1)"))
         with hub.unit_of_work(session=session) as uow:
             parent = uow.integrations.add(IntegrationFactory(name="joined"))
             uow.webhooks.add(WebhookFactory(integration_id=parent.id))
@@ -65,7 +69,35 @@ def test_the_service_s_commit_decides_on_all(
         if kept:
             session.commit()
     assert names(hub) == (["joined"] if kept else [])
-    assert orders(engine) == (2 if kept else 0)
+    assert orders(engine) == (before + 1 if kept else 0)
+
+
+def test_what_the_service_has_added_is_there_to_refer_to(
+    hub_and_engine: tuple[Hub, Engine],
+) -> None:
+    hub, engine = hub_and_engine
+    parent = IntegrationFactory.build(tenant="default", name="the service's")
+    with Session(engine) as session:
+        at = datetime(2026, 1, 1, tzinfo=UTC)
+        common = {"created_at": at, "updated_at": at, "created_by": "it", "updated_by": "it"}
+        row = IntegrationRow(
+            id=parent.id,
+            tenant_id="default",
+            name=parent.name,
+            type="crm",
+            status="active",
+            config={},
+            tags=[],
+            is_active=True,
+            version=1,
+            **common,
+        )
+        session.add(row)
+        with hub.unit_of_work(session=session) as uow:
+            uow.webhooks.add(WebhookFactory.build(integration_id=parent.id))
+            uow.commit()
+        session.commit()
+    assert names(hub) == ["the service's"]
 
 
 @pytest.mark.parametrize("atomic", [True, False])
