@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import time
 import weakref
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -213,7 +214,8 @@ class DatabaseConnectionManager:
 
         Gives a `QueryResult`, or with `into` (a dataclass, a pydantic model, a TypedDict: before
         Python 3.12 that of typing_extensions) a list of these. Raises `ValidationError` where a
-        row does not fit `into`, or where `into` is nothing that rows could fit.
+        row does not fit `into`, where `into` is nothing that rows could fit, or where two columns
+        have one name, so that a row could hold only one of them; then nothing is done.
         """
         with self.transaction() as connection:
             result = connection.execute(text(sql), dict(params or {}))
@@ -221,8 +223,9 @@ class DatabaseConnectionManager:
                 rows: list[dict[str, Any]] = []
                 found = QueryResult(rows, result.rowcount, ())
             else:
+                columns = tuple(result.keys())
                 rows = [dict(row) for row in result.mappings()]
-                found = QueryResult(rows, len(rows), tuple(result.keys()))
+                found = QueryResult(rows, len(rows), _told_apart(columns))
         return found if into is None else mapped(found.rows, into)
 
     def health(self) -> Health:
@@ -328,6 +331,14 @@ class DatabaseConnectionManager:
     def _begins(self) -> dict[str, Any]:
         """What makes a connection of a pool that begins nothing by itself begin transactions."""
         return {"isolation_level": "READ COMMITTED"} if self.is_postgres else {}
+
+
+def _told_apart(columns: tuple[str, ...]) -> tuple[str, ...]:
+    for name, count in Counter(columns).items():
+        if count > 1:
+            problem = f"has {count} columns of one name; give each a name of its own by AS"
+            raise ValidationError("sql", name, problem)
+    return columns
 
 
 def mapped(rows: list[dict[str, Any]], into: type[T]) -> list[T]:

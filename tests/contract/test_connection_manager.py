@@ -91,6 +91,15 @@ def test_a_type_that_cannot_hold_rows_is_refused(manager: DatabaseConnectionMana
     assert refused.value.field == "into"
 
 
+def test_two_columns_of_one_name_are_refused_and_nothing_is_done(
+    manager: DatabaseConnectionManager,
+) -> None:
+    with pytest.raises(ValidationError) as refused:
+        manager.query("UPDATE shops SET name = 'west' RETURNING id, name, name || '!' AS id")
+    assert (refused.value.field, refused.value.value) == ("sql", "id")
+    assert manager.query("SELECT id FROM shops WHERE name = 'west'").rows == []
+
+
 def test_a_transaction_is_kept_or_undone_as_a_whole(manager: DatabaseConnectionManager) -> None:
     with manager.transaction() as connection:
         connection.execute(text("INSERT INTO shops VALUES (3, 'east')"))

@@ -232,10 +232,11 @@ def test_statements_are_prepared_unless_a_pooler_knows_none(hub_postgres_url: UR
 def test_moments_are_in_utc_though_a_pooler_ignores_options(
     hub_postgres_url: URL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As that PgBouncer does; the database's own time zone is another one."""
+    """As that PgBouncer does; the database's own time zone and style of dates are others."""
     admin = DatabaseConnectionManager(hub_postgres_url)
     name = hub_postgres_url.database
     admin.query(f"ALTER DATABASE \"{name}\" SET timezone = 'Europe/Berlin'")
+    admin.query(f"ALTER DATABASE \"{name}\" SET datestyle = 'German'")
     admin.close()
     monkeypatch.setattr(DatabaseConnectionManager, "_postgres_arguments", lambda self: {})
     manager = DatabaseConnectionManager(hub_postgres_url)
@@ -247,6 +248,9 @@ def test_moments_are_in_utc_though_a_pooler_ignores_options(
         assert found.created_at == added.created_at
         assert found.created_at is not None
         assert found.created_at.tzinfo is UTC
+    for _ in range(2):  # on one connection, which the pool takes back in between
+        ask = "SELECT current_setting('timezone') AS zone, current_setting('datestyle') AS style"
+        assert manager.query(ask).rows == [{"zone": "UTC", "style": "ISO, DMY"}]
     manager.close()
 
 
