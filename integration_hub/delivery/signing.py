@@ -12,6 +12,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
@@ -33,6 +34,7 @@ ID: Final = "webhook-id"
 TIMESTAMP: Final = "webhook-timestamp"
 SIGNATURE: Final = "webhook-signature"
 TOLERANCE = timedelta(minutes=5)
+_SECONDS = re.compile("[0-9]{1,12}")  # since 1970
 
 
 class Headers(Protocol):
@@ -97,10 +99,11 @@ def verify(
     for name in (ID, TIMESTAMP, SIGNATURE):
         if not found.get(name):
             raise SignatureError(f"the header {name} is missing")
-    try:
-        seconds = int(found[TIMESTAMP])
-    except ValueError:
-        raise SignatureError(f"the header {TIMESTAMP} is no number of seconds") from None
+    if "." in found[ID]:
+        raise SignatureError(f"the header {ID} is no id of a message")
+    if not _SECONDS.fullmatch(found[TIMESTAMP]):
+        raise SignatureError(f"the header {TIMESTAMP} is no number of seconds")
+    seconds = int(found[TIMESTAMP])
     limit = checked_duration("tolerance", tolerance).total_seconds()
     age = (datetime.now(UTC) if now is None else now).timestamp() - seconds
     if abs(age) > limit:
@@ -124,7 +127,7 @@ def _matches(secret: str, content: bytes, signatures: list[str]) -> bool:
         key = _public_key(secret)
         return True in [_is_signed(key, content, each) for each in signatures]
     expected = _encoded("v1", hmac.digest(_key(secret), content, hashlib.sha256)).encode()
-    return True in [hmac.compare_digest(expected, each.encode()) for each in signatures]
+    return True in [hmac.compare_digest(expected, _bytes(each)) for each in signatures]
 
 
 def _is_signed(key: Ed25519PublicKey, content: bytes, signature: str) -> bool:
@@ -141,7 +144,12 @@ def _is_signed(key: Ed25519PublicKey, content: bytes, signature: str) -> bool:
 def _content(id: str, seconds: int, body: bytes | str) -> bytes:
     if not id or "." in id:
         raise ValidationError("id", id, "must be an id without a full stop")
-    return f"{id}.{seconds}.".encode() + (body.encode() if isinstance(body, str) else body)
+    return _bytes(f"{id}.{seconds}.") + (_bytes(body) if isinstance(body, str) else body)
+
+
+def _bytes(text: str) -> bytes:
+    """Other texts are other bytes, those that a sender has broken too."""
+    return text.encode(errors="surrogatepass")
 
 
 def _seconds(timestamp: datetime | int) -> int:

@@ -98,7 +98,20 @@ def test_while_a_secret_is_replaced_both_are_good() -> None:
     ("changes", "words"),
     [
         ({"webhook_id": ""}, "webhook-id is missing"),
+        ({"webhook_timestamp": ""}, "webhook-timestamp is missing"),
+        ({"webhook_signature": ""}, "webhook-signature is missing"),
+        ({"webhook_id": "msg.another"}, "no id of a message"),
+        ({"webhook_id": "msg\ud800"}, "no signature"),
         ({"webhook_timestamp": "soon"}, "no number of seconds"),
+        ({"webhook_timestamp": "-1"}, "no number of seconds"),
+        ({"webhook_timestamp": "1e3"}, "no number of seconds"),
+        ({"webhook_timestamp": "²"}, "no number of seconds"),
+        ({"webhook_timestamp": "9" * 13}, "no number of seconds"),
+        ({"webhook_timestamp": "9" * 400}, "no number of seconds"),
+        ({"webhook_timestamp": "9" * 12}, "of the future"),
+        ({"webhook_timestamp": "1"}, "too old"),
+        ({"webhook_signature": "v1,\ud800"}, "no signature"),
+        ({"webhook_signature": "v1a,\ud800"}, "no signature"),
         ({"webhook_signature": "v1,AAAA"}, "no signature"),
         ({"webhook_signature": "nothing"}, "no signature"),
         ({"webhook_signature": SIGNATURE.replace("v1,", "v2,")}, "no signature"),
@@ -111,6 +124,18 @@ def test_what_is_wrong_is_refused(changes: dict[str, str], words: str) -> None:
         verify(SECRET, headers(**changes), BODY, now=THEN)
     assert words in refused.value.message
     assert SIGNATURE.removeprefix("v1,") not in refused.value.message
+
+
+@given(
+    id=st.text(), timestamp=st.text() | st.integers().map(str), signature=st.text(), body=st.text()
+)
+def test_whatever_comes_is_refused_in_one_way(
+    id: str, timestamp: str, signature: str, body: str
+) -> None:
+    found = {"webhook-id": id, "webhook-timestamp": timestamp, "webhook-signature": signature}
+    for secret in (SECRET, public_key(new_secret("v1a"))):
+        with pytest.raises(SignatureError):
+            verify(secret, found, body, now=THEN, tolerance=10**10)
 
 
 def test_a_body_that_was_changed_is_refused() -> None:
