@@ -413,13 +413,19 @@ class StatusError(HttpError):
 
 
 class DecodeError(HttpError):
-    """A body that is not what was asked for; `where` is the place in the document."""
+    """An answer that is not what was asked for: a body (`where` is the place in the document), or
+    another `part` of it.
+    """
 
     code = "decode_error"
 
-    def __init__(self, where: str, problem: str, *, method: str, url: str) -> None:
-        super().__init__(f"the body at {where or 'its top'}: {problem}", method=method, url=url)
+    def __init__(
+        self, where: str, problem: str, *, method: str, url: str, part: str = "body"
+    ) -> None:
+        place = f" at {where or 'its top'}" if part == "body" else ""
+        super().__init__(f"the {part}{place}: {problem}", method=method, url=url)
         self.where = where
+        self.part = part
         self.problem = problem
 
 

@@ -19,6 +19,7 @@ import pydantic
 from typing_extensions import TypedDict, TypeVar, Unpack
 
 from integration_hub.domain.errors import (
+    DecodeError,
     HttpError,
     TooManyPages,
     ValidationError,
@@ -233,7 +234,8 @@ class HttpClient:
     ) -> Iterator[Result[HttpResponse[T], HttpError]]:
         """The pages of a list, one by one, each got when it is asked for.
 
-        Ends after the last page, after an `Err`, or, where there are more than `max_pages`, with
+        Ends after the last page, after an `Err` (also where the next page is said to be on another
+        system), or, where there are more than `max_pages`, with
         `Err` of `TooManyPages`.
         """
         checked_count("max_pages", max_pages, least=1)
@@ -255,9 +257,22 @@ class HttpClient:
             yield Ok(page)
             if following is None:
                 return
+            if (refusal := self._refusal(following[0], response)) is not None:
+                yield Err(refusal)
+                return
             place = following
         url = without_query(self._base.join(path))
         yield Err(TooManyPages(max_pages, method="GET", url=url))
+
+    def _refusal(self, path: str, response: HttpResponse[Any]) -> DecodeError | None:
+        """Why this client may not go where an answer says that the next page is, if so."""
+        try:
+            self._base.join(path)
+        except ValidationError as error:
+            where = {"method": response.method, "url": without_query(response.url)}
+            problem = f"can't be followed: {error.message}"
+            return DecodeError("", problem, part="next page", **where)
+        return None
 
     def close(self) -> None:
         """Close the connections that rest; those in use close when they come back."""

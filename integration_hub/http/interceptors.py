@@ -264,7 +264,7 @@ def redacted_body(body: bytes) -> str:
     """A JSON body, redacted; of any other, its size alone."""
     try:
         return json.dumps(redacted_json(json.loads(body)))
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter, where it is nested too deep
         return f"{len(body):,} bytes that are no JSON"
 
 

@@ -146,6 +146,8 @@ class HttpResponse(Generic[T]):
             return json.loads(_utf8(self.headers, self.content))
         except ValueError as error:
             raise self.undecodable("", f"is no JSON ({error})") from None
+        except RecursionError:
+            raise self.undecodable("", "is JSON that is nested too deep") from None
 
     def undecodable(self, where: str, problem: str) -> DecodeError:
         return DecodeError(where, problem, method=self.method, url=without_query(self.url))
@@ -157,10 +159,21 @@ def charset_of(headers: Mapping[str, str]) -> str | None:
     if kind is None or "charset" not in kind.lower():
         return None
     found = re.search(r"charset\s*=\s*\"?([\w.:-]+)", kind, re.IGNORECASE)
+    return _known_charset(found[1]) if found else None
+
+
+@lru_cache(maxsize=64)
+def _known_charset(name: str) -> str | None:
+    """One that any bytes can be read by: Python also knows "rot13", "idna" and "undefined"."""
     try:
-        return codecs.lookup(found[1]).name if found else None
-    except LookupError:
+        known = codecs.lookup(name).name
+        _ALL_BYTES.decode(known, errors="replace")
+    except (LookupError, UnicodeError):
         return None
+    return None if "escape" in known else known
+
+
+_ALL_BYTES = bytes(range(256)).replace(b"\\", b"")
 
 
 def _utf8(headers: Mapping[str, str], content: bytes) -> bytes:

@@ -40,7 +40,7 @@ class LinkHeader:
         header = response.headers.get("link")
         for link in parse_header_links(header) if header else ():
             if self.rel in link.get("rel", "").split():
-                return urljoin(response.url, link["url"]), None
+                return _joined(response.url, link["url"]), None
         return None
 
 
@@ -96,6 +96,13 @@ class Offset:
             return None
         offset = int(dict(query_pairs(place[1]))[self.param])
         return place[0], _with(place[1], {self.param: str(offset + self.size)})
+
+
+def _joined(base: str, url: str) -> str:
+    try:
+        return urljoin(base, url)
+    except ValueError:  # it is no URL, as who follows it will find
+        return url
 
 
 def value_at(response: HttpResponse[Any], place: str) -> Any:

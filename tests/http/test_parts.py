@@ -329,6 +329,34 @@ def test_guards_are_checked_when_they_are_made(make: Any) -> None:
         make()
 
 
+# --- answers that nobody foresaw --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "charset",
+    ["rot13", "hex", "idna", "undefined", "punycode", "unicode_escape", "zlib", "klingon", "é"],
+)
+def test_what_is_no_charset_is_read_as_utf_8(charset: str) -> None:
+    kind = {"Content-Type": f"application/json; charset={charset}"}
+    transport = ScriptedTransport().reply(content='"ü"'.encode(), headers=kind)
+    response = client(transport).get("x", into=str).unwrap()
+    assert (response.value, response.text, response.json()) == ("ü", '"ü"', "ü")
+
+
+def test_json_that_is_nested_too_deep_is_told_and_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    deep = b"[" * 100_000 + b"]" * 100_000
+    transport = ScriptedTransport().reply(content=deep).reply(content=deep)
+    logging = LoggingInterceptor(bodies=True)
+    caplog.set_level("DEBUG")
+    response = client(transport, interceptors=[logging]).get("x").unwrap()
+    with pytest.raises(DecodeError, match="nested too deep"):
+        response.json()
+    assert "200,000 bytes that are no JSON" in caplog.text
+    assert not client(transport).get("x", into=list[int]).is_ok
+
+
 # --- pages ------------------------------------------------------------------------------------
 
 
@@ -349,14 +377,19 @@ def test_pages_follow_link_headers() -> None:
     ]
 
 
-def test_a_link_to_another_host_is_refused() -> None:
-    links = {"Link": '<https://evil.test/x>; rel="next"'}
-    pages = client(ScriptedTransport().reply(json=[1], headers=links)).pages(
-        "x", strategy=LinkHeader()
-    )
-    assert next(pages).is_ok
-    with pytest.raises(ValidationError):
-        next(pages)
+@pytest.mark.parametrize(
+    "link",
+    ["https://evil.test/x", "//evil.test/x", "http://[", "a b", "//u:s3cr3t@crm.test/", "ftp://x"],
+)
+def test_a_link_that_cannot_be_followed_ends_the_pages(link: str) -> None:
+    transport = ScriptedTransport().reply(json=[1], headers={"Link": f'<{link}>; rel="next"'})
+    first, second = client(transport).pages("x", strategy=LinkHeader(), into=list[int])
+    assert first.unwrap().value == [1]
+    assert isinstance(second, Err)
+    assert isinstance(second.error, DecodeError)
+    assert "the next page: can't be followed" in second.error.message
+    assert "s3cr3t" not in repr(second.error)
+    assert len(transport.requests) == 1
 
 
 @pytest.mark.parametrize(
