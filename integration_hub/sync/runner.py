@@ -106,6 +106,7 @@ class SyncRunner:
         self._lock = threading.Lock()
         self._active: dict[Any, SyncContext] = {}
         self._reaps_at = 0.0  # by the monotonic clock
+        self._asked_at: datetime | None = None  # by the hub's clock: when it last claimed
         self._workforce = Workforce(
             claim=self._claimed,
             work=self._see_through,
@@ -199,15 +200,15 @@ class SyncRunner:
                 self._reaps_at = time.monotonic() + _REAPS_AFTER
             return uow.sync_jobs.claim(self.worker, limit=room, lease=self.lease, types=self._types)
 
-        spoken_at = time.monotonic()
+        spoken_at, self._asked_at = time.monotonic(), self.hub.clock.now()
         contexts = [SyncContext(self, run, spoken_at) for run in self._does(claim)]
         with self._lock:
             self._active.update((context.run.id, context) for context in contexts)
         return contexts
 
     def _due_in(self) -> float:
-        """Seconds until the next job comes to be due, of what is planned by now."""
-        then = self._does(lambda uow: uow.sync_jobs.next_due())
+        """Seconds until the next job comes to be due; 0 or less, if it has since the last claim."""
+        then = self._does(lambda uow: uow.sync_jobs.next_due(self._asked_at))
         return math.inf if then is None else (then - self.hub.clock.now()).total_seconds()
 
     def _see_through(self, context: SyncContext) -> _Ending | None:

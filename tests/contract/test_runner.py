@@ -351,10 +351,23 @@ def test_a_job_is_looked_for_when_it_comes_to_be_due(each_hub: Hub, hub_clock: M
     began = time.monotonic()
     for _ in range(3):
         while not ran.acquire(timeout=0.1):
-            assert time.monotonic() < began + 20
+            assert time.monotonic() < began + 60
             hub_clock.advance(0.1)
     runner.stop()
     working.join(20)
+
+
+def test_a_job_that_comes_to_be_due_while_a_claim_finds_nothing_is_not_missed(
+    each_hub: Hub, hub_clock: ManualClock
+) -> None:
+    add_jobs(each_hub, schedule=Schedule.every(60), next_run_at=hub_clock.now() + timedelta(0, 9))
+    runner = SyncRunner(each_hub, {"crm": lambda context: None})
+    assert runner._claimed(1) == []
+    assert runner._due_in() == 9
+    hub_clock.advance(9)
+    assert runner._due_in() == 0
+    assert len(runner._claimed(1)) == 1
+    assert runner._due_in() == math.inf
 
 
 def test_no_unit_of_work_is_open_while_a_handler_runs(hub_postgres: Hub) -> None:
