@@ -71,11 +71,15 @@ def test_health_is_shown_and_is_the_exit_code(
     assert run(monkeypatch, "db", "health", "--url", url) == 1
     said = capsys.readouterr().out
     assert f"none (the code needs {HEAD})" in said
+    assert re.search(r"ok\W+no", said)
     assert "integration-hub db upgrade" in said
     run(monkeypatch, "db", "upgrade", "--url", url)
     assert run(monkeypatch, "db", "health", "--url", url) == 0
     shown = capsys.readouterr().out
     assert "SQLite" in shown
+    assert re.search(r"ok\W+yes", shown)
+    assert re.search(r"latency\W+\d{1,3}\.\d ms", shown)
+    assert "0 in use" in shown
     assert f"{HEAD} (the code needs {HEAD})" in shown
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 import traceback
@@ -355,6 +356,31 @@ def test_a_restart_of_the_server_is_survived() -> None:
         if isinstance(outcome, Err):  # the pool may have lent out a connection still warm
             assert isinstance(outcome.error, DatabaseUnavailable)
         assert hub.run(lambda uow: uow.integrations.count()) == Ok(0)
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_a_server_of_one_s_own_is_gone_at_the_end(is_restarted: bool) -> None:
+    with postgres_server() as server:
+        data = Path(str(server.query["host"]))
+        if is_restarted:  # it is no longer the one that the wheel began
+            control_server(data, "-m", "fast", "restart")
+        manager = DatabaseConnectionManager(server)
+        assert manager.query("SHOW fsync").rows == [{"fsync": "off"}]
+        process = int((data / "postmaster.pid").read_text().split()[0])
+        manager.close()
+    assert not data.parent.exists()
+    began = time.monotonic()
+    while is_there(process):  # until its parent has laid it to rest
+        assert time.monotonic() < began + 20
+        time.sleep(0.02)
+
+
+def is_there(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_a_server_that_takes_no_writes_is_given_up_for_one_that_does(

@@ -88,7 +88,9 @@ def test_transactions_are_counted_by_their_end() -> None:
 def test_a_closed_mock_is_no_longer_connected() -> None:
     mock = MockDatabaseConnection()
     assert (mock.is_connected, mock.health().ok) == (True, True)
+    assert (mock.health().database_version, mock.health().error) == ("mock", None)
     mock.close()
     assert (mock.is_connected, mock.health().ok) == (False, False)
+    assert mock.health().error == "this mock is closed"
     with pytest.raises(StorageError, match="closed"):
         mock.query("SELECT 1")
