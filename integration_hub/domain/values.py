@@ -76,7 +76,10 @@ def clipped_text(value: object) -> str:
     The words of `KeyError('id')` are ``'id'``, and some errors have none: so others than the
     package's own come with their kind.
     """
-    text = str(value)
+    try:
+        text = str(value)
+    except Exception:  # noqa: BLE001 - an error that can't say what it is still has a kind
+        text = ""
     if isinstance(value, BaseException) and not isinstance(value, HubError):
         text = f"{type(value).__name__}: {text}" if text else type(value).__name__
     return UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)[:MAX_TEXT]

@@ -130,11 +130,17 @@ def test_an_error_is_kept_until_the_trouble_is_over() -> None:
     assert failing.resume(NOON).error_message is None
 
 
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise AttributeError("self.response")
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [
         (KeyError("id"), "KeyError: 'id'"),
         (TimeoutError(), "TimeoutError"),
+        (Speechless(), "Speechless"),
         (DatabaseUnavailable("it is down"), "it is down"),
     ],
 )
