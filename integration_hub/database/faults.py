@@ -123,3 +123,22 @@ def faults_named() -> Iterator[None]:
         yield
     except SQLAlchemyError as error:
         raise fault(error) from error
+
+
+def _lacks_parent(error: BaseException | None) -> bool:
+    if isinstance(error, IntegrityError):
+        error = error.orig
+    code = getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorname", None)
+    return code in ("23503", "SQLITE_CONSTRAINT_FOREIGNKEY")  # 23503: foreign_key_violation
+
+
+@contextmanager
+def webhooks_there() -> Iterator[None]:
+    """A webhook that was removed just now is a conflict: run again, it will not be looked at."""
+    try:
+        yield
+    except StorageError as error:
+        if not _lacks_parent(error.__cause__):
+            raise
+        words = "a webhook was removed at the same moment; run it again"
+        raise SerializationConflict(words) from error

@@ -22,6 +22,7 @@ from integration_hub.domain.sync_run import SyncRun
 from integration_hub.domain.values import checked_count, checked_id, checked_time, searchable
 from integration_hub.domain.webhook import DELIVERABLE, IN_TROUBLE, Webhook
 from integration_hub.memory.matching import index_keys, matcher, sort_key
+from integration_hub.memory.store import AS_FOUND, THE_VERSION
 from integration_hub.ports.query import (
     MAX_PAGE_SIZE,
     NEWEST_FIRST,
@@ -61,11 +62,14 @@ class MemoryRepository(Generic[A, F]):
     # --- changing -----------------------------------------------------------------------------
 
     def add(self, item: A, /) -> A:
+        return self._add(item, THE_VERSION)
+
+    def _add(self, item: A, expects: int) -> A:
         new = self._new(item)
         with self._uow.store.lock:
             self._require_parents([new])
             self._require_free([new])
-            self._uow.put(self.KIND, new)
+            self._uow.put(self.KIND, new, expects=expects)
         return new
 
     def add_many(self, items: Iterable[A], /) -> int:
@@ -73,10 +77,13 @@ class MemoryRepository(Generic[A, F]):
         with self._uow.store.lock:
             self._require_parents(new)
             self._require_free(new)
-            self._uow.put_new(self.KIND, new)
+            self._uow.put_new(self.KIND, new, expects=THE_VERSION)
         return len(new)
 
     def save(self, item: A, /) -> A:
+        return self._save(item, THE_VERSION)
+
+    def _save(self, item: A, expects: int) -> A:
         self._uow.require_active()
         checked_item(self.KIND, item)
         with self._uow.store.lock:
@@ -90,7 +97,7 @@ class MemoryRepository(Generic[A, F]):
             other = self._layer.named(scope_of(changed), changed.name)
             if other is not None and other.id != changed.id:
                 raise DuplicateName(self.KIND.KIND, changed.name)
-            self._uow.put(self.KIND, changed)
+            self._uow.put(self.KIND, changed, expects=expects)
         return changed
 
     def upsert(self, item: A, /) -> A:
@@ -98,7 +105,9 @@ class MemoryRepository(Generic[A, F]):
         with self._uow.store.lock:
             self._require_parents([new])
             found = self._layer.named(scope_of(new), new.name)
-            return self.add(item) if found is None else self.save(found.redeclared(new))
+            if found is None:
+                return self._add(item, AS_FOUND)
+            return self._save(found.redeclared(new), AS_FOUND)
 
     def remove(self, id: UUID, /) -> None:
         self._uow.require_active()

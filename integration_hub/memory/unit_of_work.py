@@ -14,8 +14,8 @@ from uuid import UUID
 from integration_hub.domain.errors import (
     DuplicateId,
     DuplicateName,
+    HubError,
     IntegrationNotFound,
-    LeaseLost,
     SerializationConflict,
     StaleVersion,
 )
@@ -32,17 +32,21 @@ from integration_hub.memory.repositories import (
     InMemoryWebhookRepository,
 )
 from integration_hub.memory.secrets import InMemoryInboxRepository, InMemorySecretRepository
-from integration_hub.memory.store import CHILDREN, InboxEntry, MemoryStore, Row, Table
+from integration_hub.memory.store import (
+    ANYTHING,
+    AS_FOUND,
+    CHILDREN,
+    THE_ROW,
+    MemoryStore,
+    Row,
+    Table,
+)
 from integration_hub.memory.sync_runs import InMemorySyncRunRepository
 from integration_hub.ports.clock import Clock, SystemClock
 from integration_hub.ports.repositories import scope_of
 from integration_hub.ports.unit_of_work import Tenant, UnitOfWorkLifecycle
 
 A = TypeVar("A", bound=Row)
-
-
-#: What a commit must find: anything, the row as such, or the very version that was changed.
-ANYTHING, THE_ROW, THE_VERSION = range(3)
 
 
 class Layer(Generic[A]):
@@ -106,7 +110,8 @@ class MemoryUnitOfWork(UnitOfWorkLifecycle):
 
     Isolation is that of Postgres' READ COMMITTED. Nothing waits: of two units of work that changed
     the same row, the second one to commit raises `StaleVersion`, where on SQL its `save` would
-    have waited for the first one to end.
+    have waited for the first one to end; or, where it would then have gone on (runs, deliveries,
+    an upsert), `SerializationConflict`, so that `hub.run` comes to the same.
     """
 
     def __init__(
@@ -138,12 +143,12 @@ class MemoryUnitOfWork(UnitOfWorkLifecycle):
 
     # --- changing -----------------------------------------------------------------------------
 
-    def put(self, kind: type[A], item: A) -> None:
-        self._touch(kind, item.id, THE_VERSION).changed.put(item)
+    def put(self, kind: type[A], item: A, *, expects: int = AS_FOUND) -> None:
+        self._touch(kind, item.id, expects).changed.put(item)
 
-    def put_new(self, kind: type[A], items: list[A]) -> None:
+    def put_new(self, kind: type[A], items: list[A], *, expects: int = AS_FOUND) -> None:
         for item in items:
-            self._touch(kind, item.id, THE_VERSION)
+            self._touch(kind, item.id, expects)
         self.layer(kind).changed.put_new(items)
 
     def discard(self, kind: type[A], id: UUID, *, is_cascade: bool = False) -> None:
@@ -212,27 +217,29 @@ class MemoryUnitOfWork(UnitOfWorkLifecycle):
 
     def _check(self, layer: Layer[Any]) -> None:
         """Everything that was true when the change was made must be true at its commit."""
-        kind: Any = layer.kind
-        for id, version in layer.based_on.items():
-            expectation = layer.expects[id]
-            if expectation == ANYTHING:
-                continue
-            found = layer.base.rows.get(id)
-            if version is None:
-                if found is not None and id in layer.changed.rows:
-                    if kind in _CONTENDED:
-                        raise _conflict(kind)
-                    raise DuplicateId(kind.KIND, id)
-            elif found is None:
-                raise kind.NOT_FOUND(id)
-            elif expectation == THE_VERSION and found.version != version:
-                if kind in (SyncRun, WebhookDelivery):
-                    raise LeaseLost(id, kind.KIND)
-                if kind in _CONTENDED:
-                    raise _conflict(kind)
-                raise StaleVersion(kind.KIND, id, version, found.version)
+        for id in layer.based_on:
+            if (refusal := self._refusal(layer, id)) is not None:
+                is_conflict = layer.expects[id] == AS_FOUND
+                raise _conflict(layer.kind) if is_conflict else refusal
         for item in layer.changed.rows.values():
             self._check_neighbours(layer, item)
+
+    @staticmethod
+    def _refusal(layer: Layer[Any], id: UUID) -> HubError | None:
+        kind: Any = layer.kind
+        version, expectation = layer.based_on[id], layer.expects[id]
+        found = layer.base.rows.get(id)
+        if expectation == ANYTHING:
+            return None
+        if version is None:
+            is_taken = found is not None and id in layer.changed.rows
+            return DuplicateId(kind.KIND, id) if is_taken else None
+        if found is None:
+            missing: HubError = kind.NOT_FOUND(id)
+            return missing
+        if expectation != THE_ROW and found.version != version:
+            return StaleVersion(kind.KIND, id, version, found.version)
+        return None
 
     def _check_neighbours(self, layer: Layer[Any], item: Any) -> None:
         if isinstance(item, WebhookMessage) and item.idempotency_key is not None:
@@ -247,6 +254,8 @@ class MemoryUnitOfWork(UnitOfWorkLifecycle):
             return
         other = layer.named(scope_of(item), item.name)
         if other is not None and other.id != item.id:
+            if layer.expects[item.id] == AS_FOUND:
+                raise _conflict(layer.kind)
             raise DuplicateName(layer.kind.KIND, item.name)
         if not isinstance(item, Integration):
             parent = self.layer(Integration).get(item.integration_id)
@@ -273,11 +282,6 @@ class MemoryUnitOfWork(UnitOfWorkLifecycle):
             for each in list(table.ids(key, id)):
                 table.discard(each)
                 self._remove_children(child, each)
-
-
-#: What two units of work may well change at once. On SQL the second one would wait for the first,
-#: and go on from there; here it has to be run again.
-_CONTENDED = (WebhookMessage, WebhookHealth, WebhookSecret, InboxEntry)
 
 
 def _conflict(kind: type[Any]) -> SerializationConflict:

@@ -6,14 +6,12 @@ May import: `ports`, `domain`, and its neighbours.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
-from integration_hub.database.faults import violated_constraint
-from integration_hub.domain.errors import SerializationConflict, StorageError
+from integration_hub.database.faults import webhooks_there
 from integration_hub.domain.frozen import evolved
 from integration_hub.domain.webhook import Webhook
 from integration_hub.domain.webhook_message import (
@@ -32,18 +30,6 @@ from integration_hub.sql.message_statements import CHANGES, MessageStatements
 
 if TYPE_CHECKING:
     from integration_hub.sql.unit_of_work import SqlUnitOfWork
-
-
-@contextmanager
-def _webhooks_there() -> Iterator[None]:
-    """A webhook that was removed just now is a conflict: run again, it will not be looked at."""
-    try:
-        yield
-    except StorageError as error:
-        if violated_constraint(error.__cause__) is None:
-            raise
-        words = "a webhook was removed at the same moment; run it again"
-        raise SerializationConflict(words) from error
 
 
 class SqlMessageRepository(MessagesLife["SqlUnitOfWork"]):
@@ -81,7 +67,7 @@ class SqlMessageRepository(MessagesLife["SqlUnitOfWork"]):
 
     def _put_deliveries(self, deliveries: list[WebhookDelivery]) -> None:
         for each in deliveries:
-            with _webhooks_there():
+            with webhooks_there():
                 self._uow.touch(self.STATEMENTS.put_delivery, DELIVERIES.parameters(each))
 
     def _put_attempt(self, attempt: WebhookAttempt) -> None:
@@ -157,7 +143,7 @@ class SqlMessageRepository(MessagesLife["SqlUnitOfWork"]):
         known = WebhookHealth(id=webhook.id, tenant=webhook.tenant, version=0)
         first = known.failed(now, throttled_until)
         self._uow.begun()
-        with _webhooks_there():
+        with webhooks_there():
             rows = self._uow.rows(self.STATEMENTS.count_failure, HEALTH.parameters(first))
         return HEALTH.load(rows[0])
 
@@ -180,7 +166,7 @@ class PostgresMessageRepository(SqlMessageRepository):
             super()._put_deliveries(deliveries)
         elif deliveries:
             rows = json.dumps([DELIVERIES.dump(each) for each in deliveries], default=str)
-            with _webhooks_there():
+            with webhooks_there():
                 self._uow.touch(self.STATEMENTS.put_deliveries, {"rows": rows})
 
     def _take(

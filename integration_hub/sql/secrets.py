@@ -13,6 +13,7 @@ from uuid import UUID
 from sqlalchemy import Integer, Table, any_, bindparam, insert, select, update
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from integration_hub.database.faults import webhooks_there
 from integration_hub.domain.webhook_secret import WebhookSecret
 from integration_hub.ports.secrets import InboxLife, SecretsLife
 from integration_hub.sql.mapping import SECRETS
@@ -41,7 +42,8 @@ class SqlSecretRepository(SecretsLife["SqlUnitOfWork"]):
         return [SECRETS.load(row) for row in rows]
 
     def _put(self, secret: WebhookSecret) -> None:
-        self._uow.touch(_PUT_SECRET, SECRETS.parameters(secret))
+        with webhooks_there():
+            self._uow.touch(_PUT_SECRET, SECRETS.parameters(secret))
 
     def _expire(self, webhook_ids: list[UUID], until: datetime) -> None:
         for id in webhook_ids:

@@ -31,6 +31,7 @@ from integration_hub.domain.sync_run import SyncRun
 from integration_hub.domain.webhook import Webhook
 from integration_hub.domain.webhook_message import AttemptOutcome, WebhookDelivery
 from integration_hub.hub import Hub
+from integration_hub.ports.query import Sort
 from integration_hub.ports.unit_of_work import UnitOfWork
 from integration_hub.testing.clock import ManualClock
 from integration_hub.testing.factories import IntegrationFactory, SyncJobFactory, WebhookFactory
@@ -113,6 +114,33 @@ def planned(uow: Any, there: Stored) -> None:
     uow.sync_jobs.add(SyncJobFactory(integration_id=there.crm.id, name="new"))
 
 
+def declared(name: str) -> Act:
+    def act(uow: Any, there: Stored) -> None:
+        uow.integrations.upsert(IntegrationFactory(name=name))
+
+    return act
+
+
+def heard(uow: Any, there: Stored) -> None:
+    uow.sync_runs.heartbeat(there.run, records=1)
+
+
+def paused(uow: Any, there: Stored) -> None:
+    uow.sync_jobs.save(uow.sync_jobs.get(there.run.sync_job_id).pause(there.run.started_at))
+
+
+def reaped(uow: Any, there: Stored) -> object:
+    return len(uow.sync_runs.reap(there.run.lease_expires_at))
+
+
+def claimed(uow: Any, there: Stored) -> object:
+    return len(uow.messages.claim(now=there.run.started_at + timedelta(days=1)))
+
+
+def cancelled(uow: Any, there: Stored) -> None:
+    uow.messages.cancel(there.delivery.id)
+
+
 def succeeded(uow: Any, there: Stored) -> None:
     uow.sync_runs.succeed(there.run, records=1)
 
@@ -150,6 +178,7 @@ def rotated(uow: Any, there: Stored) -> None:
 
 
 _NAME = "taken"
+BY_NAME = Sort("name")
 _SAME = IntegrationFactory.build().id
 
 MEETINGS: dict[str, Meeting] = {
@@ -203,6 +232,27 @@ MEETINGS: dict[str, Meeting] = {
     "one adds the name that the other takes by renaming": Meeting(
         added(name=_NAME), saved("crm", name=_NAME), DuplicateName, names, ["crm", "erp", _NAME]
     ),
+    "both declare a name": Meeting(
+        declared(_NAME),
+        declared(_NAME),
+        None,
+        lambda uow: [(each.name, each.version) for each in uow.integrations.find(sort=BY_NAME)],
+        [("crm", 1), ("erp", 1), (_NAME, 2)],
+    ),
+    "one changes what the other declares": Meeting(
+        saved("crm", description="one"),
+        declared("crm"),
+        None,
+        lambda uow: [(each.name, each.version) for each in uow.integrations.find(sort=BY_NAME)],
+        [("crm", 3), ("erp", 1)],
+    ),
+    "one removes what the other declares": Meeting(
+        removed("crm"),
+        declared("crm"),
+        None,
+        lambda uow: [(each.name, each.version) for each in uow.integrations.find(sort=BY_NAME)],
+        [("crm", 1), ("erp", 1)],
+    ),
     "both rename to one name": Meeting(
         saved("crm", name=_NAME), saved("erp", name=_NAME), DuplicateName, names, ["erp", _NAME]
     ),
@@ -214,6 +264,20 @@ MEETINGS: dict[str, Meeting] = {
         lambda uow: [job.records_processed for job in uow.sync_jobs.find() if job.last_run_at],
         [1],
     ),
+    "one hears of a run that the other ends": Meeting(
+        heard,
+        succeeded,
+        None,
+        lambda uow: [job.records_processed for job in uow.sync_jobs.find() if job.last_run_at],
+        [1],
+    ),
+    "one pauses the job whose run the other ends": Meeting(
+        paused,
+        succeeded,
+        None,
+        lambda uow: sorted((job.status, job.records_processed) for job in uow.sync_jobs.find()),
+        [("paused", 1), ("pending", 0)],
+    ),
     "one removes the job whose run the other ends": Meeting(
         ran_job_removed, succeeded, SyncRunNotFound, counts, (2, 1, 1)
     ),
@@ -222,6 +286,19 @@ MEETINGS: dict[str, Meeting] = {
     ),
     "one ends the run of a job that the other removes": Meeting(
         succeeded, ran_job_removed, None, counts, (2, 1, 1)
+    ),
+    "one removes the integration whose run the other reaps": Meeting(
+        removed("crm"), reaped, 0, counts, (1, 0, 0)
+    ),
+    "one removes the webhook to which the other claims a delivery": Meeting(
+        removed("hook"), claimed, 0, counts, (2, 0, 2)
+    ),
+    "one records the attempt that the other cancels": Meeting(
+        recorded("delivery", 500),
+        cancelled,
+        None,
+        lambda uow: uow.messages.counts()["cancelled"],
+        1,
     ),
     "both record an attempt": Meeting(
         delivered,
@@ -251,6 +328,9 @@ MEETINGS: dict[str, Meeting] = {
         hooked_and_published, removed("crm"), None, told, 0
     ),
     "both accept a message": Meeting(accepted, accepted, False, counts, (2, 1, 2)),
+    "one removes the webhook whose secret the other rotates": Meeting(
+        removed("hook"), rotated, WebhookNotFound, counts, (2, 0, 2)
+    ),
     "both rotate the secret of a webhook": Meeting(
         rotated,
         rotated,
