@@ -234,9 +234,8 @@ class HttpClient:
     ) -> Iterator[Result[HttpResponse[T], HttpError]]:
         """The pages of a list, one by one, each got when it is asked for.
 
-        Ends after the last page, after an `Err` (also where the next page is said to be on another
-        system), or, where there are more than `max_pages`, with
-        `Err` of `TooManyPages`.
+        Ends after the last page, or after an `Err`: of a page, of `DecodeError` where the next one
+        is said to be on another system, or of `TooManyPages` where there are more than `max_pages`.
         """
         checked_count("max_pages", max_pages, least=1)
         checked_strategy(strategy)

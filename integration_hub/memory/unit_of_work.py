@@ -199,7 +199,7 @@ class MemoryUnitOfWork(UnitOfWorkLifecycle):
     def _commit(self) -> None:
         with self.store.lock:
             try:
-                for layer in reversed(self._layers.values()):  # what hangs on others first
+                for layer in self._layers.values():
                     self._check(layer)
                 for layer in self._layers.values():
                     self._apply(layer)
