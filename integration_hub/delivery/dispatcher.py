@@ -8,6 +8,7 @@ record leaves a delivery that another one makes again, under the same id.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import threading
@@ -16,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from heapq import heappop, heappush
 from typing import Protocol, TypeAlias
 from uuid import UUID
 
@@ -50,6 +52,7 @@ from integration_hub.http.client import HttpClient
 from integration_hub.http.options import Limits, Timeout, Tls
 from integration_hub.http.retry import RetryPolicy
 from integration_hub.http.transport import Transport, UrllibTransport
+from integration_hub.ports.clock import Clock
 from integration_hub.ports.messages import DELIVERY_LEASE, PER_HOST
 from integration_hub.ports.unit_of_work import EVERY_TENANT, Tenant, UnitOfWork
 from integration_hub.ports.waiting import DELIVERY_WORK, Waiter, stopped_by_signals
@@ -64,6 +67,8 @@ _Made: TypeAlias = tuple[WebhookDelivery, AttemptOutcome]
 class OffersMessages(OpensUnitsOfWork, Protocol):
     """What a dispatcher needs of a hub."""
 
+    @property
+    def clock(self) -> Clock: ...
     def waiter(self, channel: str) -> Waiter: ...
 
 
@@ -95,7 +100,8 @@ class WebhookDispatcher:
     the public internet is sent to, unless `allow_private_addresses`, or `allow_networks` (such as
     ``["10.20.0.0/16"]``), say more. Durations in seconds or `timedelta`: `lease` is how long a
     dispatcher that is not heard of keeps what it claimed; `poll` is how often it looks for work
-    that it was not told of; `grace` is how long it waits for requests when it is told to stop.
+    that it was not told of (what it sends again itself, it sends in time); `grace` is how long it
+    waits for requests when it is told to stop.
     `transport` replaces the network, in tests.
     """
 
@@ -130,16 +136,20 @@ class WebhookDispatcher:
         self._lock = threading.Lock()
         self._at: Counter[UUID] = Counter()
         self._webhooks: dict[UUID, Webhook] = {}
+        self._to_come: list[datetime] = []  # a heap: when its own attempts are to be made again
+        self._asked_at = datetime.min.replace(tzinfo=UTC)  # when it last claimed
         threads = checked_count("concurrency", concurrency, least=1, most=1_000)
+        self._poll = checked_period("poll", poll)
         self._workforce = Workforce(
             claim=self._claimed,
             work=self._deliver,
             outcomes=Together(self._record, self._cannot_record),
             concurrency=threads,
             reserve=threads,
-            poll=checked_period("poll", poll).total_seconds(),
+            poll=self._poll.total_seconds(),
             grace=checked_duration("grace", grace).total_seconds(),
             log=_LOG,
+            due_in=self._due_in,
         )
 
     def run_once(self) -> int:
@@ -211,12 +221,22 @@ class WebhookDispatcher:
                 for each in found
             ]
 
+        self._asked_at = self._hub.clock.now()
         claimed = repeated(self._hub, claim, tenant=self._tenant, actor=self.worker)
         with self._lock:
             for each in claimed:
                 self._at[each.webhook.id] += 1
                 self._webhooks[each.webhook.id] = each.webhook
         return claimed
+
+    def _due_in(self) -> float:
+        """Seconds until it is to send something again; 0 or less, if it is since the last claim."""
+        with self._lock:
+            while self._to_come and self._to_come[0] <= self._asked_at:
+                heappop(self._to_come)
+            if not self._to_come:
+                return math.inf
+            return (self._to_come[0] - self._hub.clock.now()).total_seconds()
 
     def _busy(self) -> list[Webhook]:
         with self._lock:
@@ -250,6 +270,11 @@ class WebhookDispatcher:
 
         recorded = repeated(self._hub, record, tenant=self._tenant, actor=self.worker)
         ours = {(each.id, each.attempt_count) for each in recorded}
+        soon = self._hub.clock.now() + self._poll
+        with self._lock:
+            for each in recorded:
+                if each.next_attempt_at is not None and each.next_attempt_at < soon:
+                    heappush(self._to_come, each.next_attempt_at)
         for delivery, outcome in made:
             if (delivery.id, delivery.attempt_count) not in ours:
                 _LOG.warning("%s", LeaseLost(delivery.id, delivery.KIND).message)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -32,7 +34,12 @@ from integration_hub import (
 )
 from integration_hub.domain.webhook_message import DeliveryOptions
 from integration_hub.http.client import USER_AGENT
-from integration_hub.testing import IntegrationFactory, ManualClock, WebhookFactory
+from integration_hub.testing import (
+    IntegrationFactory,
+    ManualClock,
+    ScriptedTransport,
+    WebhookFactory,
+)
 from raw_server import Peer, Serve
 
 
@@ -102,6 +109,40 @@ def test_a_message_arrives_signed_and_is_logged(each_hub: Hub, httpserver: HTTPS
     assert (attempt.response_status, attempt.response_body) == (202, "thanks")
     assert attempt.error_code is None
     assert dispatcher(each_hub).run_once() == 0
+
+
+def test_what_failed_is_sent_again_when_it_is_due(each_hub: Hub, hub_clock: ManualClock) -> None:
+    config = {"delivery": {"retries": [1, 2, 3_600]}}
+    add_webhook(each_hub, "https://crm.test/", config=config)
+    message = publish(each_hub)
+    transport = ScriptedTransport(hub_clock).reply(500).reply(503).reply(204)
+    sender = dispatcher(each_hub, transport=transport, poll=3_600)
+    working = threading.Thread(target=sender.run_forever)
+    working.start()
+    began = time.monotonic()
+    while deliveries(each_hub, message)[0].is_open:
+        assert time.monotonic() < began + 60
+        time.sleep(0.05)
+        hub_clock.advance(0.05)
+    sender.stop()
+    working.join(20)
+    assert [each.response_status for each in log_of(each_hub, message)] == [500, 503, 204]
+
+
+def test_only_what_is_due_before_the_next_look_is_remembered(
+    each_hub: Hub, hub_clock: ManualClock
+) -> None:
+    add_webhook(each_hub, "https://crm.test/", config={"delivery": {"retries": [3, 60]}})
+    publish(each_hub)
+    transport = ScriptedTransport(hub_clock).reply(500).reply(500)
+    sender = dispatcher(each_hub, transport=transport, poll=5)
+    assert sender._due_in() == math.inf
+    assert sender.run_once() == 1
+    assert 0 < sender._due_in() < 5
+    hub_clock.advance(5)
+    assert sender._due_in() < 0  # it came to be due after the last claim
+    assert sender.run_once() == 1
+    assert sender._due_in() == math.inf  # a minute is more than the next look
 
 
 def test_an_outcome_that_the_database_does_not_take_is_stored_before_the_next_claim(
