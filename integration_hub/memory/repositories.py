@@ -16,6 +16,7 @@ from integration_hub.domain.errors import (
     IntegrationNotFound,
     StaleVersion,
 )
+from integration_hub.domain.frozen import evolved
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.sync_job import SyncJob
 from integration_hub.domain.sync_run import SyncRun
@@ -97,7 +98,8 @@ class MemoryRepository(Generic[A, F]):
             other = self._layer.named(scope_of(changed), changed.name)
             if other is not None and other.id != changed.id:
                 raise DuplicateName(self.KIND.KIND, changed.name)
-            self._uow.put(self.KIND, changed, expects=expects)
+            created = {name: getattr(found, name) for name in ("created_at", "created_by")}
+            self._uow.put(self.KIND, evolved(changed, **created), expects=expects)
         return changed
 
     def upsert(self, item: A, /) -> A:

@@ -57,6 +57,7 @@ class Repository(Protocol[A, F]):
     def save(self, item: A, /) -> A:
         """Store a change to an object that was loaded or added; gives the next version.
 
+        When it was created, and by whom, is not changed, whatever the object says.
         Raises `NotFound`, `StaleVersion` if somebody changed it since, `DuplicateName`.
         """
         ...

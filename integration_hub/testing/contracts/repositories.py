@@ -164,6 +164,17 @@ class RepositoryContract:
             self.repository(uow).save(first)
         assert (refused.value.expected, refused.value.found) == (1, 2)
 
+    def test_a_change_leaves_the_creation_as_it_was(self, hub: Hub) -> None:
+        (first,) = self.stored(hub, self.make())
+        another = {"created_by": "mallory", "created_at": datetime(2000, 1, 1, tzinfo=UTC)}
+        with hub.unit_of_work(actor="bob") as uow:
+            self.repository(uow).save(dataclasses.replace(first, description="new", **another))
+            uow.commit()
+        with hub.unit_of_work() as uow:
+            found = self.repository(uow).get(first.id)
+        assert (found.description, found.updated_by) == ("new", "bob")
+        assert (found.created_at, found.created_by) == (first.created_at, first.created_by)
+
     def test_saving_what_was_never_stored_is_refused(self, hub: Hub) -> None:
         with hub.unit_of_work() as uow, pytest.raises(self.NOT_FOUND):
             self.repository(uow).save(self.make())
