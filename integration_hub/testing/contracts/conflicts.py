@@ -31,7 +31,6 @@ from integration_hub.domain.sync_run import SyncRun
 from integration_hub.domain.webhook import Webhook
 from integration_hub.domain.webhook_message import AttemptOutcome, WebhookDelivery
 from integration_hub.hub import Hub
-from integration_hub.ports.query import Sort
 from integration_hub.ports.unit_of_work import UnitOfWork
 from integration_hub.testing.clock import ManualClock
 from integration_hub.testing.factories import IntegrationFactory, SyncJobFactory, WebhookFactory
@@ -76,6 +75,15 @@ def counts(uow: UnitOfWork) -> tuple[int, ...]:
     return uow.integrations.count(), uow.webhooks.count(), uow.sync_jobs.count()
 
 
+def versions(uow: UnitOfWork) -> list[tuple[str, int]]:
+    return sorted((each.name, each.version) for each in uow.integrations.find())
+
+
+def processed(uow: UnitOfWork) -> list[int]:
+    """How many records the jobs that have run have processed."""
+    return [job.records_processed for job in uow.sync_jobs.find() if job.last_run_at]
+
+
 def told(uow: Any) -> int:
     return sum(uow.messages.counts().values())
 
@@ -84,19 +92,19 @@ def saved(what: str, /, **changes: Any) -> Act:
     """Saves one of those that were there with other fields."""
 
     def act(uow: Any, there: Stored) -> None:
-        item = getattr(there, what)
-        repository = {"crm": "integrations", "erp": "integrations", "hook": "webhooks"}
-        getattr(uow, repository.get(what, "sync_jobs")).save(replace(item, **changes))
+        getattr(uow, _WHERE[what]).save(replace(getattr(there, what), **changes))
 
     return act
 
 
-def removed(name: str) -> Act:
+def removed(what: str) -> Act:
     def act(uow: Any, there: Stored) -> None:
-        repository = {"crm": uow.integrations, "hook": uow.webhooks, "job": uow.sync_jobs}[name]
-        repository.remove(getattr(there, name).id)
+        getattr(uow, _WHERE[what]).remove(getattr(there, what).id)
 
     return act
+
+
+_WHERE = {"crm": "integrations", "erp": "integrations", "hook": "webhooks", "job": "sync_jobs"}
 
 
 def added(**fields: Any) -> Act:
@@ -178,7 +186,6 @@ def rotated(uow: Any, there: Stored) -> None:
 
 
 _NAME = "taken"
-BY_NAME = Sort("name")
 _SAME = IntegrationFactory.build().id
 
 MEETINGS: dict[str, Meeting] = {
@@ -233,44 +240,20 @@ MEETINGS: dict[str, Meeting] = {
         added(name=_NAME), saved("crm", name=_NAME), DuplicateName, names, ["crm", "erp", _NAME]
     ),
     "both declare a name": Meeting(
-        declared(_NAME),
-        declared(_NAME),
-        None,
-        lambda uow: [(each.name, each.version) for each in uow.integrations.find(sort=BY_NAME)],
-        [("crm", 1), ("erp", 1), (_NAME, 2)],
+        declared(_NAME), declared(_NAME), None, versions, [("crm", 1), ("erp", 1), (_NAME, 2)]
     ),
     "one changes what the other declares": Meeting(
-        saved("crm", description="one"),
-        declared("crm"),
-        None,
-        lambda uow: [(each.name, each.version) for each in uow.integrations.find(sort=BY_NAME)],
-        [("crm", 3), ("erp", 1)],
+        saved("crm", description="one"), declared("crm"), None, versions, [("crm", 3), ("erp", 1)]
     ),
     "one removes what the other declares": Meeting(
-        removed("crm"),
-        declared("crm"),
-        None,
-        lambda uow: [(each.name, each.version) for each in uow.integrations.find(sort=BY_NAME)],
-        [("crm", 1), ("erp", 1)],
+        removed("crm"), declared("crm"), None, versions, [("crm", 1), ("erp", 1)]
     ),
     "both rename to one name": Meeting(
         saved("crm", name=_NAME), saved("erp", name=_NAME), DuplicateName, names, ["erp", _NAME]
     ),
     "both add a child of one name": Meeting(hooked, hooked, DuplicateName, counts, (2, 2, 2)),
-    "both end a run": Meeting(
-        succeeded,
-        succeeded,
-        LeaseLost,
-        lambda uow: [job.records_processed for job in uow.sync_jobs.find() if job.last_run_at],
-        [1],
-    ),
-    "one hears of a run that the other ends": Meeting(
-        heard,
-        succeeded,
-        None,
-        lambda uow: [job.records_processed for job in uow.sync_jobs.find() if job.last_run_at],
-        [1],
-    ),
+    "both end a run": Meeting(succeeded, succeeded, LeaseLost, processed, [1]),
+    "one hears of a run that the other ends": Meeting(heard, succeeded, None, processed, [1]),
     "one pauses the job whose run the other ends": Meeting(
         paused,
         succeeded,
