@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from inspect import cleandoc
 from pathlib import Path
 
 from sqlalchemy import Column, Index, Table, UniqueConstraint
@@ -94,7 +95,7 @@ def errors() -> Iterator[str]:
     yield "| error | `code` | try again? | when |"
     yield "|---|---|---|---|"
     for depth, kind in below(HubError, 0):
-        summary = (kind.__doc__ or "").strip().partition("\n\n")[0].replace("\n    ", " ")
+        summary = cleandoc(kind.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
         again = "yes" if kind.is_retryable else "no"
         if kind is StatusError:
             again = "some statuses"

@@ -164,16 +164,17 @@ def charset_of(headers: Mapping[str, str]) -> str | None:
 
 @lru_cache(maxsize=64)
 def _known_charset(name: str) -> str | None:
-    """One that any bytes can be read by: Python also knows "rot13", "idna" and "undefined"."""
+    """One for texts in general: Python also knows "rot13", which is for no bytes, and "idna"."""
     try:
         known = codecs.lookup(name).name
-        _ALL_BYTES.decode(known, errors="replace")
+        b" ".decode(known, errors="replace")
     except (LookupError, UnicodeError):
         return None
-    return None if "escape" in known else known
+    return None if known.replace("-", "_") in _PYTHON_S_OWN else known
 
 
-_ALL_BYTES = bytes(range(256)).replace(b"\\", b"")
+#: Source: Python's manual, codecs, "Python Specific Encodings".
+_PYTHON_S_OWN = {"idna", "punycode", "raw_unicode_escape", "undefined", "unicode_escape"}
 
 
 def _utf8(headers: Mapping[str, str], content: bytes) -> bytes:
