@@ -101,8 +101,7 @@ class WebhookDispatcher:
     ``["10.20.0.0/16"]``), say more. Durations in seconds or `timedelta`: `lease` is how long a
     dispatcher that is not heard of keeps what it claimed; `poll` is how often it looks for work
     that it was not told of (what it sends again itself, it sends in time); `grace` is how long it
-    waits for requests when it is told to stop.
-    `transport` replaces the network, in tests.
+    waits for requests when it is told to stop. `transport` replaces the network, in tests.
     """
 
     def __init__(
@@ -137,7 +136,6 @@ class WebhookDispatcher:
         self._at: Counter[UUID] = Counter()
         self._webhooks: dict[UUID, Webhook] = {}
         self._to_come: list[datetime] = []  # a heap: when its own attempts are to be made again
-        self._asked_at = datetime.min.replace(tzinfo=UTC)  # when it last claimed
         threads = checked_count("concurrency", concurrency, least=1, most=1_000)
         self._poll = checked_period("poll", poll)
         self._workforce = Workforce(
@@ -221,7 +219,10 @@ class WebhookDispatcher:
                 for each in found
             ]
 
-        self._asked_at = self._hub.clock.now()
+        moment = self._hub.clock.now()
+        with self._lock:
+            while self._to_come and self._to_come[0] <= moment:  # this claim sees to it
+                heappop(self._to_come)
         claimed = repeated(self._hub, claim, tenant=self._tenant, actor=self.worker)
         with self._lock:
             for each in claimed:
@@ -232,11 +233,8 @@ class WebhookDispatcher:
     def _due_in(self) -> float:
         """Seconds until it is to send something again; 0 or less, if it is since the last claim."""
         with self._lock:
-            while self._to_come and self._to_come[0] <= self._asked_at:
-                heappop(self._to_come)
-            if not self._to_come:
-                return math.inf
-            return (self._to_come[0] - self._hub.clock.now()).total_seconds()
+            then = self._to_come[0] if self._to_come else None
+        return math.inf if then is None else (then - self._hub.clock.now()).total_seconds()
 
     def _busy(self) -> list[Webhook]:
         with self._lock:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from integration_hub.domain.errors import HttpError, StatusError
-from integration_hub.domain.values import checked_duration, new_id
+from integration_hub.domain.values import checked_duration, new_id, without_query
 from integration_hub.http.messages import Headers, HttpRequest, HttpResponse
 
 HIDDEN = "***"
@@ -228,8 +228,7 @@ class MetricsInterceptor(Interceptor):
         self._measured = measured
 
     def on_response(self, response: HttpResponse[Any]) -> HttpResponse[Any]:
-        url = response.url.partition("?")[0]
-        status = str(response.status)
+        url, status = without_query(response.url), str(response.status)
         self._measured(Measurement(response.method, url, status, response.elapsed))
         return response
 

@@ -120,6 +120,7 @@ CHILDREN: Mapping[type[Any], tuple[tuple[type[Any], str], ...]] = {
 
 ANY = "any"
 """The key under which an index has everything that it holds."""
+
 #: What a commit must find: anything, the row as such, or the very version that was changed. Where
 #: SQL would have waited for another's change, and gone on from that (`AS_FOUND`), it is a conflict,
 #: to be run again; where somebody named the version, it is stale.

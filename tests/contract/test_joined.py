@@ -17,6 +17,7 @@ from integration_hub import (
     SyncRunner,
     ValidationError,
 )
+from integration_hub.sql.mapping import INTEGRATIONS
 from integration_hub.sql.models import IntegrationRow
 from integration_hub.testing import IntegrationFactory, SyncJobFactory, WebhookFactory
 
@@ -76,23 +77,11 @@ def test_what_the_service_has_added_is_there_to_refer_to(
     hub_and_engine: tuple[Hub, Engine],
 ) -> None:
     hub, engine = hub_and_engine
-    parent = IntegrationFactory.build(tenant="default", name="the service's")
+    parent = IntegrationFactory.build(name="the service's").added(
+        tenant="default", actor="it", now=datetime(2026, 1, 1, tzinfo=UTC)
+    )
     with Session(engine) as session:
-        at = datetime(2026, 1, 1, tzinfo=UTC)
-        common = {"created_at": at, "updated_at": at, "created_by": "it", "updated_by": "it"}
-        row = IntegrationRow(
-            id=parent.id,
-            tenant_id="default",
-            name=parent.name,
-            type="crm",
-            status="active",
-            config={},
-            tags=[],
-            is_active=True,
-            version=1,
-            **common,
-        )
-        session.add(row)
+        session.add(IntegrationRow(**INTEGRATIONS.dump(parent)))
         with hub.unit_of_work(session=session) as uow:
             uow.webhooks.add(WebhookFactory.build(integration_id=parent.id))
             uow.commit()

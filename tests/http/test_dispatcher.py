@@ -122,7 +122,8 @@ def test_what_failed_is_sent_again_when_it_is_due(each_hub: Hub, hub_clock: Manu
     began = time.monotonic()
     while deliveries(each_hub, message)[0].is_open:
         assert time.monotonic() < began + 60
-        time.sleep(0.05)
+        working.join(0.05)
+        assert working.is_alive()
         hub_clock.advance(0.05)
     sender.stop()
     working.join(20)
@@ -142,6 +143,7 @@ def test_only_what_is_due_before_the_next_look_is_remembered(
     hub_clock.advance(5)
     assert sender._due_in() < 0  # it came to be due after the last claim
     assert sender.run_once() == 1
+    assert sender._to_come == []  # what is over is forgotten, though nobody asks for the next
     assert sender._due_in() == math.inf  # a minute is more than the next look
 
 
