@@ -1,4 +1,4 @@
-"""How many messages are published, and how many are delivered, in a second.
+"""How many messages are published, and how many are delivered, in a second; and what a claim costs.
 
 The receiver is a process of its own on the loopback, which reads a request and answers 204. It is
 sent to by a dispatcher (everything stored: claims, attempts, states), and by a loop of plain
@@ -11,22 +11,26 @@ import multiprocessing
 import socket
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
+from uuid import UUID
 
+import psycopg
 import requests
-from harness import table
+from harness import compare, shown, table
 from sqlalchemy import URL
 
-from integration_hub import Hub, Integration, Webhook, WebhookDispatcher
+from integration_hub import EVERY_TENANT, Hub, Integration, Webhook, WebhookDispatcher
 from integration_hub.testing.postgres import temporary_database
 
 THREADS = 16
 MESSAGES = 2_000
 ENDPOINTS = 4
 ROUNDS = 5
+WAITING = (1_000, 10_000, 100_000)
 WANTED = 0.5  # of the plain loop
 DATA = {"id": 12_345, "amount": "99.50", "currency": "EUR", "lines": list(range(20))}
 
@@ -148,8 +152,58 @@ def post(url: str, payload: bytes) -> float:
     return time.perf_counter() - start
 
 
+def of_queues(server: URL) -> str:
+    """What a claim costs while more and more waits for one endpoint, as after an outage."""
+    with ExitStack() as stack:
+        calls: dict[str, Callable[[], object]] = {}
+        for count in WAITING:
+            url = stack.enter_context(temporary_database(server))
+            hub = stack.enter_context(Hub.from_url(url))
+            hub.schema.upgrade()
+            subscribe(hub, "https://hooks.example.com")
+            with hub.unit_of_work() as uow:
+                (hook,) = uow.webhooks.for_event("kind0.made")
+                messages = [uow.messages.publish("kind1.made", DATA) for _ in range(THREADS)]
+                uow.commit()
+            _fill(url, messages[0].id, hook.id, count)
+            calls[str(count)] = partial(_claim_and_forget, hub)
+        found = compare(calls)
+    heads = [f"a claim of {THREADS}", *(f"{count:,} wait for one endpoint" for count in WAITING)]
+    return table(heads, [["", *(shown(found[str(count)].seconds) for count in WAITING)]])
+
+
+def _fill(url: URL, like: UUID, webhook_id: UUID, count: int) -> None:
+    """More messages like this one, each waiting for the webhook."""
+    id = "('00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid"
+    address = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(address, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO webhook_messages (id, tenant_id, event_type, payload, occurred_at,"
+            f" is_fanned_out, version) SELECT {id}, tenant_id, 'kind0.made', payload, occurred_at,"
+            f" true, 1 FROM webhook_messages, generate_series(1, {count}) n WHERE id = %s".encode(),
+            [like],
+        )
+        connection.execute(
+            "INSERT INTO webhook_deliveries (id, tenant_id, message_id, webhook_id, created_at,"
+            " status, attempt_count, next_attempt_at, retries_used, version)"
+            " SELECT id, tenant_id, id, %s, occurred_at, 'pending', 0, occurred_at, 0, 1"
+            " FROM webhook_messages WHERE event_type = 'kind0.made'",
+            [webhook_id],
+        )
+        connection.execute("VACUUM ANALYZE")
+
+
+def _claim_and_forget(hub: Hub) -> None:
+    with hub.unit_of_work(tenant=EVERY_TENANT) as uow:
+        assert len(uow.messages.claim(limit=THREADS, per_host=THREADS)) == THREADS
+
+
 def run(server: URL) -> str:
-    """The table, in Markdown."""
+    """The tables, in Markdown."""
+    return f"{of_rates(server)}\n\n{of_queues(server)}"
+
+
+def of_rates(server: URL) -> str:
     published, delivered, posted = [], [], []
     with receiver() as url, temporary_database(server) as database, Hub.from_url(database) as hub:
         hub.schema.upgrade()

@@ -53,7 +53,7 @@ WITH RECURSIVE hooks(id) AS (
     SELECT (SELECT d.webhook_id FROM webhook_deliveries d WHERE {open}
         AND d.webhook_id > h.id ORDER BY d.webhook_id LIMIT 1)
     FROM hooks h WHERE h.id IS NOT NULL
-), due AS (
+), due AS MATERIALIZED (  -- or the earliest would be looked up twice
     SELECT h.id, (SELECT d.next_attempt_at FROM webhook_deliveries d WHERE {open}
         AND d.webhook_id = h.id ORDER BY d.next_attempt_at LIMIT 1) AS since
     FROM hooks h WHERE h.id IS NOT NULL
@@ -83,6 +83,7 @@ SET status = 'delivering', attempt_count = d.attempt_count + 1, next_attempt_at 
     last_attempt_at = :now, version = d.version + 1
 FROM picked p LEFT JOIN webhook_messages m ON m.id = p.message_id AND p.is_first
 WHERE d.id = p.id
+    AND d.id = ANY (ARRAY(SELECT id FROM picked))  -- few, as the plan has it: all by index
 RETURNING p.status AS was, p.next_attempt_at AS was_due, p.last_attempt_at AS was_last,
     {deliveries}, {messages}
 """

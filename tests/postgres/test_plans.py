@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -96,18 +97,45 @@ FILL = (
         " SELECT id, tenant_id, id, 1, created_at, 1, '', 1 FROM webhooks"
     ),
 )
-
+#: As above, of one endpoint.
+OUTAGE = (
+    FILL[0].replace(f"(1, {ROWS})", "(7, 7)"),
+    FILL[1].replace(f"(1, {ROWS})", "(7, 7)"),
+    (
+        "INSERT INTO webhook_messages (id, tenant_id, event_type, payload, occurred_at, is_fanned_out,"
+        f" version) SELECT {ID}, 'default', 'a.b', 'x', now(), true, 1"
+        f" FROM generate_series(1, {ROWS}) n"
+    ),
+    (
+        "INSERT INTO webhook_deliveries (id, tenant_id, message_id, webhook_id, created_at, status,"
+        " attempt_count, next_attempt_at, retries_used, version) SELECT m.id, m.tenant_id, m.id, w.id,"
+        " w.created_at, 'pending', 1, w.created_at, 0, 1 FROM webhook_messages m, webhooks w"
+    ),
+)
 
 Filled: TypeAlias = tuple[Hub, Connection]
 
 
 @pytest.fixture(scope="module")
 def filled(hub_postgres_server: URL) -> Iterator[Filled]:
-    with temporary_database(hub_postgres_server) as url, Hub.from_url(url) as hub:
+    with _filled(hub_postgres_server, FILL) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def after_an_outage(hub_postgres_server: URL) -> Iterator[Filled]:
+    """All that was published waits for the same endpoint."""
+    with _filled(hub_postgres_server, OUTAGE) as found:
+        yield found
+
+
+@contextmanager
+def _filled(server: URL, statements: Iterable[str]) -> Iterator[Filled]:
+    with temporary_database(server) as url, Hub.from_url(url) as hub:
         hub.schema.upgrade()
         engine = create_engine(url)
         with engine.begin() as connection:
-            for statement in FILL:
+            for statement in statements:
                 connection.exec_driver_sql(statement)
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql("VACUUM ANALYZE")
@@ -213,6 +241,22 @@ PLANS = {
 @pytest.mark.parametrize("plan", ["custom", "generic"])
 def test_the_plan_uses_the_index_meant_for_it(filled: Filled, index: str, plan: str) -> None:
     """With the values known, and, as for a statement that is prepared, with none of them."""
+    told = _plan(filled, PLANS[index], plan, STATEMENT.get(index, 0))
+    assert INSTEAD.get(index, index) in told, told
+    assert "Seq Scan on sync_" not in told, told
+
+
+@pytest.mark.parametrize("plan", ["custom", "generic"])
+def test_deliveries_are_taken_by_index_however_many_wait(
+    after_an_outage: Filled, plan: str
+) -> None:
+    told = _plan(after_an_outage, _take, plan)
+    assert "Index Scan using pk_webhook_messages" in told, told
+    assert "Seq Scan" not in told, told
+
+
+def _plan(filled: Filled, act: Callable[[Any], object], kind: str, number: int = 0) -> str:
+    """The plan of one of the statements that a call sends."""
     hub, connection = filled
     asked: list[tuple[str, dict[str, Any]]] = []
 
@@ -224,14 +268,12 @@ def test_the_plan_uses_the_index_meant_for_it(filled: Filled, index: str, plan: 
     try:
         with hub.unit_of_work() as uow:
             asked.clear()  # what was asked about the schema
-            PLANS[index](uow)
+            act(uow)
     finally:
         event.remove(engine, "before_cursor_execute", listen)
     statements = [each for each in asked if each[0] != "BEGIN"]
-    sql, parameters = statements[STATEMENT.get(index, 0)]
+    sql, parameters = statements[number]
     driver: Any = connection.connection.driver_connection
-    driver.execute(f"SET plan_cache_mode = force_{plan}_plan")
+    driver.execute(f"SET plan_cache_mode = force_{kind}_plan")
     rows = driver.execute(f"EXPLAIN {sql}", parameters, prepare=True).fetchall()
-    told = "\n".join(row[0] for row in rows)
-    assert INSTEAD.get(index, index) in told, told
-    assert "Seq Scan on sync_" not in told, told
+    return "\n".join(row[0] for row in rows)
