@@ -18,9 +18,15 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import (
+    AbstractContextManager,
+    AsyncExitStack,
+    ExitStack,
+    contextmanager,
+    nullcontext,
+)
 from datetime import timedelta
 from functools import partial
 from operator import itemgetter
@@ -67,6 +73,7 @@ WAITING = (0, 1_000, 10_000, 100_000)
 LEASE = timedelta(minutes=5)
 RUNNER_THREADS = (1, 4, 20, 100)
 RUNNER_JOBS = 4_000
+HELD_JOBS = 20_000
 
 
 def dsn(url: URL) -> str:
@@ -76,18 +83,18 @@ def dsn(url: URL) -> str:
 # --- the hub, and its statements alone ------------------------------------------------------------
 
 
-def fill_hub(url: URL, jobs: int) -> None:
+def fill_hub(url: URL, jobs: int, *, of: int = PARENTS) -> None:
     now = SystemClock().now()
     with Hub.from_url(url) as hub:
         hub.schema.upgrade()
         with hub.unit_of_work() as uow:
             config = {"sync": {"max_concurrency": PLACES}}
-            parents = [Integration(name=f"i{n}", type="crm", config=config) for n in range(PARENTS)]
+            parents = [Integration(name=f"i{n}", type="crm", config=config) for n in range(of)]
             uow.integrations.add_many(parents)
             uow.sync_jobs.add_many(
                 SyncJob(
                     name=f"j{n}",
-                    integration_id=parents[n % PARENTS].id,
+                    integration_id=parents[n % of].id,
                     schedule=Schedule.once(now),
                     next_run_at=now - timedelta(seconds=jobs - n),
                 )
@@ -281,6 +288,7 @@ KINDS: dict[str, tuple[Callable[[URL, int], None], Work]] = {
     "pgqueuer": (partial(fill_pgqueuer, 1), partial(work_pgqueuer, 1, 0)),
     "procrastinate": (fill_procrastinate, work_procrastinate),
 }
+OTHERS = {"hub, one integration": (partial(fill_hub, of=1), work_hub)}
 #: At most so many, for who takes long over each.
 MOST = {"procrastinate": 2_000, LIMITED: 2_000}
 
@@ -298,16 +306,25 @@ def _process(kind: str, url: str, batch: int, processes: int, gate: Any, results
         gate.wait(60)
         began = time.monotonic()
 
-    done = KINDS[kind][1](make_url(url), batch, processes, begin)
+    done = (KINDS | OTHERS)[kind][1](make_url(url), batch, processes, begin)
     results.put((began, time.monotonic(), done, os.getpid()))
 
 
-def rate(server: URL, kind: str, processes: int, batch: int) -> float:
+def rate(
+    server: URL,
+    kind: str,
+    processes: int,
+    batch: int,
+    *,
+    jobs: int | None = None,
+    beside: Callable[[URL], AbstractContextManager[object]] = nullcontext,
+) -> float:
     """Jobs per second, from the first worker's start to the last one's end."""
-    jobs = min(JOBS[batch], MOST.get(kind, JOBS[batch]))
+    jobs = jobs or min(JOBS[batch], MOST.get(kind, JOBS[batch]))
     context = multiprocessing.get_context("spawn")
-    with temporary_database(server) as url:
-        KINDS[kind][0](url, jobs)
+    with temporary_database(server) as url, ExitStack() as stack:
+        (KINDS | OTHERS)[kind][0](url, jobs)
+        stack.enter_context(beside(url))
         gate, results = context.Barrier(processes), context.Queue()
         shown = url.render_as_string(hide_password=False)
         arguments = (kind, shown, batch, processes, gate, results)
@@ -384,6 +401,31 @@ def claims_beside(
     return {count: found[str(count)] for count in counts}
 
 
+def of_snapshots(server: URL) -> str:
+    """What comes of the rates while a transaction elsewhere keeps its snapshot from the start on, as
+    a dump or a report does: nothing that has changed since can be cleaned away.
+    """
+    lines = []
+    for kind in ("hub", "hub, one integration", "pgqueuer"):
+        rates = [
+            statistics.median(
+                rate(server, kind, 1, 10, jobs=HELD_JOBS, beside=beside) for _ in range(ROUNDS)
+            )
+            for beside in (nullcontext, old_snapshot)
+        ]
+        lines.append([kind, *(f"{each:,.0f}" for each in rates), f"{rates[1] / rates[0]:.2f}"])
+    heads = [f"{HELD_JOBS:,} jobs in batches of 10, jobs/s", "else nothing", "beside it", "ratio"]
+    return table(heads, lines)
+
+
+@contextmanager
+def old_snapshot(url: URL) -> Iterator[None]:
+    with psycopg.connect(dsn(url)) as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        connection.execute("SELECT count(*) FROM pg_class")
+        yield
+
+
 def _times(found: Mapping[int, Timing]) -> list[str]:
     return [shown(each.seconds) for each in found.values()]
 
@@ -453,7 +495,8 @@ def runner_rate(server: URL, threads: int) -> float:
 
 def run(server: URL) -> str:
     """The tables, in Markdown."""
-    others = "\n\n".join([of_runner(server), of_growth(server), of_waiting(server)])
+    tables = (of_runner, of_growth, of_waiting, of_snapshots)
+    others = "\n\n".join(each(server) for each in tables)
     print(others, flush=True)
     return f"{of_rates(server)}\n\n{others}"
 

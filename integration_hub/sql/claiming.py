@@ -47,51 +47,57 @@ is_active AND status NOT IN ({resting})
 AND coalesce(type = ANY (CAST(:types AS text[])), true)
 """
 
-#: Of an integration, which has an id and so many places: whether all are taken.
-_HAS_NO_PLACE = """
-((SELECT true FROM sync_runs WHERE status = 'running' AND integration_id = {id}
-ORDER BY slot OFFSET {places} - 1 LIMIT 1) IS TRUE)
-"""
-
+#: Due jobs that nobody holds, and that do not wait in vain: for an integration that rests or has no
+#: place left. What is taken there, Postgres remembers for its other jobs (Memoize).
 _FREE = """
-SELECT j.id, j.tenant_id, j.integration_id, j.next_run_at, j.attempt, j.checkpoint, i.most
-FROM sync_jobs j
-CROSS JOIN LATERAL (  -- with OFFSET 0 it is asked for each job, in the order of the jobs
-    SELECT {most} AS most FROM integrations WHERE id = j.integration_id AND {may_run} OFFSET 0
-) i
+SELECT j.id, j.tenant_id, j.integration_id, j.next_run_at, j.attempt, j.checkpoint, i.most, i.taken
+FROM {looked_at}
+CROSS JOIN LATERAL (  -- with OFFSET 0 it is asked in the order of the jobs, until there are enough
+    SELECT most, ARRAY(SELECT slot FROM sync_runs WHERE status = 'running'
+        AND integration_id = parent.id ORDER BY slot LIMIT most) AS taken
+    FROM (
+        SELECT id, {most} AS most FROM integrations WHERE id = j.integration_id AND {may_run}
+    ) AS parent
+    OFFSET 0
+) AS i
 WHERE j.status = 'pending' AND j.is_active AND j.next_run_at <= (SELECT :now)
     AND (CAST(:tenant AS text) IS NULL OR j.tenant_id = :tenant)
     {among}
-    AND NOT {job_has_no_place}
+    AND cardinality(i.taken) < i.most
     AND coalesce((SELECT false FROM sync_runs  -- paused and resumed, while its run goes on
         WHERE finished_at IS NULL AND sync_job_id = j.id LIMIT 1), true)
-ORDER BY j.next_run_at, j.id
+ORDER BY {order}
 LIMIT {limit}
 FOR UPDATE OF j SKIP LOCKED
 """
 
 #: Among the first so many that are due: jobs that wait in vain must not be looked at each time.
-_NEAR = """
-AND (j.next_run_at, j.id) <= (
-    SELECT next_run_at, id FROM (
-        (SELECT next_run_at, id FROM sync_jobs WHERE status = 'pending' AND is_active
-        ORDER BY next_run_at, id OFFSET {near} LIMIT 1)
-        UNION ALL SELECT :now, 'ffffffff-ffff-ffff-ffff-ffffffffffff'
-    ) AS ends ORDER BY next_run_at, id LIMIT 1
-)
-"""
+#: Each is read once more, by itself: only so can it be locked, and be looked at again by then.
+_NEAR = {
+    "{looked_at}": """(
+        SELECT id AS due_id, next_run_at AS due_at FROM sync_jobs
+        WHERE status = 'pending' AND is_active AND next_run_at <= (SELECT :now)
+        ORDER BY next_run_at, id LIMIT {near}
+    ) AS due JOIN sync_jobs j ON j.id = due_id""",
+    "{among}": "",
+    "{order}": "due_at, due_id",
+}
 
 #: Among all from one on, passing by those that wait in vain: of integrations that rest, are not
 #: wanted, or have no place left, which are found once, and not for each of their jobs.
-_FAR = """
-AND (j.next_run_at, j.id) >= (:since, :since_id) AND j.integration_id NOT IN (
-    SELECT i.id FROM (
-        SELECT DISTINCT integration_id AS id FROM sync_jobs
-        WHERE status = 'pending' AND is_active AND next_run_at BETWEEN :since AND (SELECT :now)
-    ) AS due JOIN integrations i USING (id)
-    WHERE NOT ({may_run}) OR {parent_has_no_place}
-)
-"""
+_FAR = {
+    "{looked_at}": "sync_jobs j",
+    "{among}": """
+    AND (j.next_run_at, j.id) >= (:since, :since_id) AND j.integration_id NOT IN (
+        SELECT i.id FROM (
+            SELECT DISTINCT integration_id AS id FROM sync_jobs
+            WHERE status = 'pending' AND is_active AND next_run_at BETWEEN :since AND (SELECT :now)
+        ) AS due JOIN integrations i USING (id)
+        WHERE NOT ({may_run}) OR (SELECT true FROM sync_runs WHERE status = 'running'
+            AND integration_id = i.id ORDER BY slot OFFSET {most} - 1 LIMIT 1) IS TRUE
+    )""",
+    "{order}": "j.next_run_at, j.id",
+}
 
 _FIRST_FREE = "SELECT next_run_at, id FROM ({free}) AS first"
 
@@ -101,10 +107,7 @@ WITH free AS (
 ), queued AS (
     SELECT *, row_number() OVER () AS turn,
         row_number() OVER (PARTITION BY integration_id ORDER BY next_run_at, id) AS place,
-        ((pg_backend_pid()::bigint * 40503 & 65535) * most >> 16)::integer AS start,
-        ARRAY(SELECT slot FROM sync_runs
-            WHERE status = 'running' AND integration_id = free.integration_id
-            ORDER BY slot LIMIT most) AS taken
+        ((pg_backend_pid()::bigint * 40503 & 65535) * most >> 16)::integer AS start
     FROM free
 ), placed AS MATERIALIZED (
     SELECT *, (
@@ -269,10 +272,8 @@ def free_text() -> Any:
 
 def _looking(sql: str, limit: int, *, far: bool) -> TextClause:
     parts = {  # in this order: some have others within
-        "{among}": _FAR if far else _NEAR,
+        **(_FAR if far else _NEAR),
         "{may_run}": _MAY_RUN,
-        "{job_has_no_place}": _HAS_NO_PLACE.format(id="j.integration_id", places="i.most"),
-        "{parent_has_no_place}": _HAS_NO_PLACE.format(id="i.id", places=_MOST),
         "{most}": _MOST,
         "{most_at_once}": str(MOST_AT_ONCE),
         "{resting}": RESTING_LISTED,

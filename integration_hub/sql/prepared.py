@@ -83,8 +83,10 @@ class Prepared:
 
     @property
     def text(self) -> str:
-        """The statement as psycopg takes it."""
-        return str(self._compiled)
+        """The statement as psycopg takes it; the longest name of a type in it is said shortly, for
+        psycopg doesn't remember how it reads a statement of over 4,096 characters.
+        """
+        return str(self._compiled).replace("TIMESTAMP WITH TIME ZONE", "timestamptz")
 
     @cached_property
     def _query(self) -> bytes:

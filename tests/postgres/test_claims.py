@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import URL, Engine, event, text
 
@@ -28,7 +29,10 @@ from integration_hub import (
     SyncRun,
     UnitOfWork,
 )
+from integration_hub.domain.values import new_id
 from integration_hub.ports.unit_of_work import Tenant
+from integration_hub.sql.prepared import array_text
+from integration_hub.sql.run_statements import RunStatements
 from integration_hub.testing import ManualClock
 from integration_hub.testing.factories import IntegrationFactory, SyncJobFactory
 
@@ -402,6 +406,47 @@ def test_postgres_keeps_the_plans_of_claims_that_find_nothing(hub: Hub, due: int
         kept = [count for sql, count in kept_plans(uow) if "SKIP LOCKED" in sql]
     # The claim itself, and what looks for others further on, the first time for 50.
     assert sorted(kept) == [10, 11]
+
+
+@pytest.mark.parametrize("limit", [1, 20])
+@pytest.mark.parametrize("most", [1, 50])
+def test_a_claim_asks_once_what_is_taken_at_an_integration(
+    hub: Hub, hub_postgres_url: URL, most: int, limit: int
+) -> None:
+    """For all its jobs that are due, and not for each: while a transaction keeps an old snapshot,
+    Postgres goes past all that have run there since.
+    """
+    add_jobs(hub, 200, most=most)
+    with hub.unit_of_work(tenant=EVERY_TENANT) as uow:
+        claim(uow, 1)  # so that with one place all others wait in vain
+        uow.commit()
+    address = hub_postgres_url.set(drivername="postgresql").render_as_string(hide_password=False)
+    values = {
+        "ids": array_text([new_id() for _ in range(limit)]),
+        "now": FIRST,
+        "expires": FIRST + timedelta(minutes=1),
+        "worker": "w",
+        "actor": "w",
+        "tenant": None,
+        "types": None,
+    }
+    asked = RunStatements("postgresql").claim(limit, far=False).text
+    with psycopg.connect(address) as connection:
+        connection.execute("ANALYZE")
+        told = connection.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {asked}".encode(), values)
+        [(plan,)] = told.fetchall()
+        connection.rollback()
+    (known,) = [each for each in nodes(plan[0]["Plan"]) if each["Node Type"] == "Memoize"]
+    assert known["Cache Misses"] == 1
+    looked_at = 64 + 8 * limit if most == 1 else limit  # with no place left, at all that are near
+    assert known["Cache Hits"] >= min(looked_at, 199) - 1
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A plan's nodes, as EXPLAIN tells them in JSON."""
+    yield plan
+    for each in plan.get("Plans", ()):
+        yield from nodes(each)
 
 
 def test_each_is_one_statement_and_no_transaction(hub_postgres_url: URL) -> None:
