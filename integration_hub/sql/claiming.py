@@ -61,7 +61,6 @@ CROSS JOIN LATERAL (  -- with OFFSET 0 it is asked in the order of the jobs, unt
     OFFSET 0
 ) AS i
 WHERE j.status = 'pending' AND j.is_active AND j.next_run_at <= (SELECT :now)
-    AND (CAST(:tenant AS text) IS NULL OR j.tenant_id = :tenant)
     {among}
     AND cardinality(i.taken) < i.most
     AND coalesce((SELECT false FROM sync_runs  -- paused and resumed, while its run goes on
@@ -77,6 +76,7 @@ _NEAR = {
     "{looked_at}": """(
         SELECT id AS due_id, next_run_at AS due_at FROM sync_jobs
         WHERE status = 'pending' AND is_active AND next_run_at <= (SELECT :now)
+            AND (CAST(:tenant AS text) IS NULL OR tenant_id = :tenant)
         ORDER BY next_run_at, id LIMIT {near}
     ) AS due JOIN sync_jobs j ON j.id = due_id""",
     "{among}": "",
@@ -88,7 +88,8 @@ _NEAR = {
 _FAR = {
     "{looked_at}": "sync_jobs j",
     "{among}": """
-    AND (j.next_run_at, j.id) >= (:since, :since_id) AND j.integration_id NOT IN (
+    AND (CAST(:tenant AS text) IS NULL OR tenant_id = :tenant)
+    AND (next_run_at, j.id) >= (:since, :since_id) AND integration_id NOT IN (
         SELECT i.id FROM (
             SELECT DISTINCT integration_id AS id FROM sync_jobs
             WHERE status = 'pending' AND is_active AND next_run_at BETWEEN :since AND (SELECT :now)

@@ -470,6 +470,27 @@ def test_each_is_one_statement_and_no_transaction(hub_postgres_url: URL) -> None
     assert heard == ["INSERT", "UPDATE", "DELETE", "WITH", "WITH", "SELECT"]
 
 
+def test_a_worker_of_one_tenant_finds_its_jobs_at_once_behind_those_of_others(
+    hub_postgres_url: URL,
+) -> None:
+    """One statement does, and not one more to look for them further on."""
+    heard: list[str] = []
+
+    def hear(*call: Any) -> None:
+        heard.append(call[2].split()[0])
+
+    with Hub.from_url(hub_postgres_url) as hub:
+        add_jobs(hub, 100, tenant="busy", most=100)
+        [job] = add_jobs(hub, 1, tenant="acme")
+        event.listen(Engine, "before_cursor_execute", hear)
+        try:
+            (run,) = stored(hub, lambda uow: claim(uow, 1))
+        finally:
+            event.remove(Engine, "before_cursor_execute", hear)
+    assert run.sync_job_id == job.id
+    assert heard == ["WITH"]
+
+
 def stored(hub: Hub, act: Callable[[UnitOfWork], Any], tenant: Tenant = "acme") -> Any:
     with hub.unit_of_work(tenant=tenant, atomic=False) as uow:
         found = act(uow)
