@@ -22,6 +22,8 @@ from integration_hub.sql.mapping import INTEGRATIONS, SYNC_JOBS, WEBHOOKS
 from integration_hub.sql.repositories import SqlRepository
 from integration_hub.sql.statements import Statements
 
+_SOON = timedelta(minutes=1)
+
 
 class SqlIntegrationRepository(SqlRepository[Integration, IntegrationFilter]):
     """Integrations in a table."""
@@ -138,9 +140,10 @@ class PostgresSyncJobRepository(SqlSyncJobRepository):
         return self._announced(super().save(item))
 
     def _announced(self, job: SyncJob) -> SyncJob:
-        """Workers are told of a job that is due; one that comes to be due, they find."""
+        """Workers are told of a job that is due, or will be soon; others they find themselves."""
         is_waiting = job.status == SyncJobStatus.PENDING and job.is_active
-        if is_waiting and job.next_run_at is not None and job.next_run_at <= self._uow.clock.now():
+        soon = self._uow.clock.now() + _SOON
+        if is_waiting and job.next_run_at is not None and job.next_run_at <= soon:
             self._uow.announce(SYNC_WORK)
         return job
 

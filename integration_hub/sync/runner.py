@@ -76,9 +76,9 @@ class SyncRunner:
     `context.cancelled` from time to time, since Python's threads can't be stopped from outside; one
     that has seen there that the worker ends, and returns, gives its job back as far as it has come.
     Heartbeats go out in the background. It looks for work when it is told of some (Postgres
-    tells it at once of jobs that became due), when the next job comes to be due, and every `poll`
-    in any case; `grace` is how long handlers have to finish when it is told to stop. Durations are
-    in seconds or `timedelta`.
+    tells it of jobs that are to run now or soon), when the next job comes to be due, and every
+    `poll` in any case; `grace` is how long handlers have to finish when it is told to stop.
+    Durations are in seconds or `timedelta`.
     """
 
     def __init__(

@@ -99,12 +99,17 @@ def test_a_job_that_is_given_back_is_told(
     assert waiter.wait(10)
 
 
-def test_nothing_is_told_of_what_is_rolled_back_or_rests(
+def test_a_job_that_soon_will_be_due_is_told(hub: Hub, parent: Integration, waiter: Waiter) -> None:
+    commits(hub, lambda uow: uow.sync_jobs.add(job(parent, in_seconds=30)))
+    assert waiter.wait(10)
+
+
+def test_nothing_is_told_of_what_is_rolled_back_rests_or_has_time(
     hub: Hub, parent: Integration, waiter: Waiter
 ) -> None:
     with hub.unit_of_work() as uow:
         uow.sync_jobs.add(job(parent))
-    commits(hub, lambda uow: uow.sync_jobs.add(job(parent, in_seconds=60)))
+    commits(hub, lambda uow: uow.sync_jobs.add(job(parent, in_seconds=3_600)))
     commits(
         hub,
         lambda uow: uow.sync_jobs.add(
