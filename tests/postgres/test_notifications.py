@@ -234,15 +234,23 @@ def test_statements_are_prepared_unless_a_pooler_knows_none(hub_postgres_url: UR
     assert counts[1] == 0
 
 
+@pytest.fixture
+def german(hub_postgres_url: URL) -> Iterator[None]:
+    """A database whose own time zone and style of dates are others."""
+    admin = DatabaseConnectionManager(hub_postgres_url)
+    own = f'ALTER DATABASE "{hub_postgres_url.database}"'
+    admin.query(f"{own} SET timezone = 'Europe/Berlin'")
+    admin.query(f"{own} SET datestyle = 'German'")
+    yield
+    admin.query(f"{own} RESET ALL")
+    admin.close()
+
+
+@pytest.mark.usefixtures("german")
 def test_moments_are_in_utc_though_a_pooler_ignores_options(
     hub_postgres_url: URL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As that PgBouncer does; the database's own time zone and style of dates are others."""
-    admin = DatabaseConnectionManager(hub_postgres_url)
-    name = hub_postgres_url.database
-    admin.query(f"ALTER DATABASE \"{name}\" SET timezone = 'Europe/Berlin'")
-    admin.query(f"ALTER DATABASE \"{name}\" SET datestyle = 'German'")
-    admin.close()
+    """As that PgBouncer does."""
     monkeypatch.setattr(DatabaseConnectionManager, "_postgres_arguments", lambda self: {})
     manager = DatabaseConnectionManager(hub_postgres_url)
     with PostgresUnitOfWork(manager) as uow:
