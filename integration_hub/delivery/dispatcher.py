@@ -53,7 +53,7 @@ from integration_hub.http.options import Limits, Timeout, Tls
 from integration_hub.http.retry import RetryPolicy
 from integration_hub.http.transport import Transport, UrllibTransport
 from integration_hub.ports.clock import Clock
-from integration_hub.ports.messages import DELIVERY_LEASE, PER_HOST
+from integration_hub.ports.messages import DELIVERY_LEASE, MOST_CLAIMED, PER_HOST
 from integration_hub.ports.unit_of_work import EVERY_TENANT, Tenant, UnitOfWork
 from integration_hub.ports.waiting import DELIVERY_WORK, Waiter, stopped_by_signals
 from integration_hub.workforce import OpensUnitsOfWork, Together, Workforce, repeated, told, traced
@@ -136,14 +136,14 @@ class WebhookDispatcher:
         self._at: Counter[UUID] = Counter()
         self._webhooks: dict[UUID, Webhook] = {}
         self._to_come: list[datetime] = []  # a heap: when its own attempts are to be made again
-        threads = checked_count("concurrency", concurrency, least=1, most=1_000)
+        threads = checked_count("concurrency", concurrency, least=1, most=MOST_CLAIMED)
         self._poll = checked_period("poll", poll)
         self._workforce = Workforce(
             claim=self._claimed,
             work=self._deliver,
             outcomes=Together(self._record, self._cannot_record),
             concurrency=threads,
-            reserve=threads,
+            reserve=min(threads, MOST_CLAIMED - threads),
             poll=self._poll.total_seconds(),
             grace=checked_duration("grace", grace).total_seconds(),
             log=_LOG,

@@ -56,6 +56,7 @@ DELIVERY_LEASE = timedelta(seconds=60)
 MOST_AT_ONCE = 100
 """To so many subscribers a message goes within the transaction that publishes it; to more, the
 dispatcher brings it."""
+MOST_CLAIMED = 1_000
 MOST_WAITING = 1_000  # endpoints that one claim looks at
 PER_HOST = 8
 LEASE_LOST = "lease_lost"
@@ -340,7 +341,7 @@ class MessagesLife(Generic[U]):
         now: datetime | None = None,
     ) -> list[WebhookDelivery]:
         self._uow.require_active()
-        checked_count("limit", limit, least=1, most=1_000)
+        checked_count("limit", limit, least=1, most=MOST_CLAIMED)
         checked_count("per_host", per_host, least=1)
         duration = checked_lease("lease", lease)
         moment = self.clock.now() if now is None else checked_time("now", now)

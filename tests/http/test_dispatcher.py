@@ -8,6 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -364,6 +365,30 @@ def test_a_slow_endpoint_does_not_hold_up_others(hub: Hub, threaded: HTTPServer)
     working.join(30)
     assert not working.is_alive()
     assert len(messages) == 10
+
+
+@pytest.mark.parametrize("concurrency", [500, 501, 1_000])
+def test_a_dispatcher_may_have_a_thousand_threads(
+    each_hub: Hub, httpserver: HTTPServer, concurrency: int
+) -> None:
+    """It claims ahead, though no more than a claim gives."""
+    arrived = threading.Event()
+
+    def answer(request: Request) -> Response:
+        arrived.set()
+        return Response("")
+
+    httpserver.expect_request("/").respond_with_handler(answer)
+    add_webhook(each_hub, httpserver.url_for("/"))
+    message = publish(each_hub)
+    sender = dispatcher(each_hub, concurrency=concurrency)
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(sender.run_forever)
+        assert arrived.wait(30)
+        sender.stop()
+        working.result(30)
+    (delivery,) = deliveries(each_hub, message)
+    assert delivery.status == "delivered"
 
 
 def test_a_dispatcher_that_stops_gives_back_what_it_has_not_sent(
