@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from integration_hub.database.engine import DatabaseConnectionManager
 from integration_hub.database.faults import driver_fault, fault
-from integration_hub.ports.waiting import Waiter
+from integration_hub.ports.waiting import Heard, Waiter
 
 _LOG = logging.getLogger("integration_hub.database")
 
@@ -33,16 +33,20 @@ class PostgresWaiter(Waiter):
         self._driver: psycopg.Connection[object] | None = None
         self._listen()
 
-    def wait(self, seconds: float) -> bool:
+    def wait(self, seconds: float, *, deaf: float = 0.0) -> Heard:
         if self._driver is None and self._listen():
-            return True
+            return "told"
         driver = self._driver
         if driver is None:
             return super().wait(seconds)
-        heard = self._heard([self._ear, driver], seconds)
+        if deaf and super().wait(min(deaf, seconds)):
+            return "woken"
+        heard = self._heard([self._ear, driver], seconds - deaf)
         if driver in heard:
             self._take_in(driver)
-        return bool(heard)
+        if self._ear in heard:
+            return "woken"
+        return "told" if heard else ""
 
     def _take_in(self, driver: psycopg.Connection[object]) -> None:
         try:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeAlias
 
 SYNC_WORK = "integration_hub_sync"
 DELIVERY_WORK = "integration_hub_delivery"
@@ -21,6 +21,10 @@ DELIVERY_WORK = "integration_hub_delivery"
 _SELECTOR: type[selectors.BaseSelector] = getattr(
     selectors, "PollSelector", selectors.SelectSelector
 )
+
+
+Heard: TypeAlias = Literal["", "told", "woken"]
+"""What ended a wait: nothing but the time, somebody who has work, or a call of `wake`."""
 
 
 class Waiter:
@@ -35,9 +39,11 @@ class Waiter:
         self._ear.setblocking(False)
         self._voice.setblocking(False)
 
-    def wait(self, seconds: float) -> bool:
-        """Whether it was woken, or told of work, within the time."""
-        return bool(self._heard([self._ear], seconds))
+    def wait(self, seconds: float, *, deaf: float = 0.0) -> Heard:
+        """Whether it was woken, or told of work, within the time. For the first `deaf` seconds it
+        doesn't listen, and hears afterwards what it was told by then; it is woken all the same.
+        """
+        return "woken" if self._heard([self._ear], seconds) else ""
 
     def _heard(self, sources: list[Any], seconds: float) -> list[Any]:
         with _SELECTOR() as selector:

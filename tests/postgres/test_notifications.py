@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, timedelta
 from typing import Any
@@ -102,6 +103,31 @@ def test_a_job_that_is_given_back_is_told(
 def test_a_job_that_soon_will_be_due_is_told(hub: Hub, parent: Integration, waiter: Waiter) -> None:
     commits(hub, lambda uow: uow.sync_jobs.add(job(parent, in_seconds=30)))
     assert waiter.wait(10)
+
+
+def test_who_does_not_listen_hears_afterwards_what_was_told_meanwhile(
+    hub: Hub, parent: Integration, waiter: Waiter
+) -> None:
+    for _ in range(2):
+        commits(hub, lambda uow: uow.sync_jobs.add(job(parent)))
+    began = time.monotonic()
+    assert waiter.wait(10, deaf=0.2) == "told"
+    assert time.monotonic() - began >= 0.2
+    assert waiter.wait(0) == ""  # of both
+    commits(hub, lambda uow: uow.sync_jobs.add(job(parent)))
+    assert waiter.wait(0.1, deaf=0.1) == "told"
+
+
+def test_who_does_not_listen_is_woken_all_the_same(
+    hub: Hub, parent: Integration, waiter: Waiter
+) -> None:
+    commits(hub, lambda uow: uow.sync_jobs.add(job(parent)))
+    waiter.wake()
+    assert waiter.wait(600, deaf=600) == "woken"
+    assert waiter.wait(10) == "told"
+    commits(hub, lambda uow: uow.sync_jobs.add(job(parent)))
+    waiter.wake()
+    assert waiter.wait(10) == "woken"  # its own reason comes first
 
 
 def test_nothing_is_told_of_what_is_rolled_back_rests_or_has_time(

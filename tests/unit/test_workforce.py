@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from integration_hub import DatabaseUnavailable, StorageError, ValidationError
-from integration_hub.ports.waiting import Waiter
+from integration_hub.ports.waiting import Heard, Waiter
 from integration_hub.workforce import Together, Workforce, traced
 
 
@@ -117,19 +117,28 @@ def test_what_is_left_is_kept_where_the_time_is_over() -> None:
     assert database.stored == [1]
 
 
-class Waits(Waiter):
-    """Tells for how long it was to wait, and ends the work the second time."""
+IN_VAIN: list[Heard] = ["told"]
 
-    def __init__(self, workforce: Workforce[int, int]) -> None:
+
+class Waits(Waiter):
+    """Knows for how long it was to wait, and not to listen; ends each wait by what it is given, and
+    with the last of these the work.
+    """
+
+    def __init__(self, workforce: Workforce[int, int], *heard: Heard) -> None:
         super().__init__()
         self.workforce = workforce
+        self.heard = list(heard)
         self.waits: list[float] = []
+        self.deaf: list[float] = []
 
-    def wait(self, seconds: float) -> bool:
+    def wait(self, seconds: float, *, deaf: float = 0.0) -> Heard:
         self.waits.append(seconds)
-        if len(self.waits) == 2:
+        self.deaf.append(deaf)
+        heard = self.heard.pop(0)
+        if not self.heard:
             self.workforce.stop()
-        return True
+        return heard
 
 
 def is_down(*_: int) -> Any:
@@ -152,18 +161,73 @@ def is_down(*_: int) -> Any:
 def test_who_found_no_work_looks_again_when_there_will_be_some(
     options: dict[str, Any], expected: float
 ) -> None:
-    given: dict[str, Any] = {"claim": lambda room: [], "poll": 5.0, **options}
-    workforce: Workforce[int, int] = Workforce(
-        work=lambda piece: piece,
-        outcomes=Together(lambda items: None, never),
-        concurrency=1,
-        grace=0,
-        log=logging.getLogger("test"),
-        **given,
-    )
-    with Waits(workforce) as waiter:
+    given: dict[str, Any] = {"claim": lambda room: [], **options}
+    workforce = made(**given)
+    with Waits(workforce, "told", "told") as waiter:
         workforce.run_forever(waiter)
         assert waiter.waits == [expected, expected]
+
+
+def made(**given: Any) -> Workforce[int, int]:
+    options: dict[str, Any] = {"concurrency": 1, "poll": 5.0, **given}
+    return Workforce(
+        work=lambda piece: None,
+        outcomes=Together(lambda items: None, never),
+        grace=0,
+        log=logging.getLogger("test"),
+        **options,
+    )
+
+
+def test_who_is_told_in_vain_listens_less_and_less() -> None:
+    workforce = made(claim=lambda room: [])
+    with Waits(workforce, *IN_VAIN * 20) as waiter:
+        workforce.run_forever(waiter)
+    first, *others = waiter.deaf
+    assert first == 0
+    for times, deaf in enumerate(others, start=1):
+        longest = min(0.5, 0.01 * 2**times)
+        assert longest / 2 <= deaf <= longest
+    assert len(set(others[-5:])) == 5  # each at a moment of its own
+
+
+def test_who_looks_for_another_reason_listens_as_before() -> None:
+    workforce = made(claim=lambda room: [])
+    with Waits(workforce, "", "woken", "", "woken", "") as waiter:
+        workforce.run_forever(waiter)
+    assert waiter.deaf == [0] * 5
+
+
+def test_who_finds_work_listens_again_at_once() -> None:
+    found = iter([[], [], [], [7], []])
+    workforce = made(claim=lambda room: next(found, []), concurrency=2)
+    with Waits(workforce, "told", "told", "told", "told", "told", "told") as waiter:
+        workforce.run_forever(waiter)
+    assert [bool(deaf) for deaf in waiter.deaf] == [False, True, True, False, True, True]
+
+
+def test_nobody_is_deaf_for_longer_than_it_rests() -> None:
+    workforce = made(claim=lambda room: [], poll=0.015)
+    with Waits(workforce, *IN_VAIN * 9) as waiter:
+        workforce.run_forever(waiter)
+    assert max(waiter.deaf) == 0.015
+
+
+@pytest.mark.parametrize(("found", "looks"), [([1, 2], 2), ([1], 1), ([], 1)])
+def test_who_finds_all_that_there_is_does_not_look_again_at_once(
+    found: list[int], looks: int
+) -> None:
+    """Fewer than it has threads for: there is no more."""
+    looked: list[int] = []
+
+    def claim(room: int) -> list[int]:
+        looked.append(room)
+        return found if len(looked) == 1 else []
+
+    workforce = made(claim=claim, concurrency=2)
+    with Waits(workforce, "") as waiter:
+        workforce.run_forever(waiter)
+    assert len(looked) == looks
 
 
 def raised(error: Exception, cause: Exception | None = None) -> Exception:
