@@ -8,8 +8,11 @@ nothing is ever heard, and all works by looking. Source: PostgreSQL manual, LIST
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
+from typing import Any
 
 import psycopg
+from psycopg.pq import ExecStatus
 from sqlalchemy.exc import SQLAlchemyError
 
 from integration_hub.database.engine import DatabaseConnectionManager
@@ -17,6 +20,35 @@ from integration_hub.database.faults import driver_fault, fault
 from integration_hub.ports.waiting import Heard, Waiter
 
 _LOG = logging.getLogger("integration_hub.database")
+
+
+def tell(driver: psycopg.Connection[Any], channels: Iterable[str]) -> None:
+    """Tell all who listen on these channels, in a transaction of its own that waits for no disk.
+
+    Who has something to tell holds a lock while it commits, for which all others who have wait: in
+    the transactions that there is something to tell of, one at a time could commit, in the whole
+    server. (Source: PostgreSQL, src/backend/commands/async.c, PreCommit_Notify.) It raises nothing:
+    what there is to tell of is stored, and will be found.
+    """
+    _send(driver, f"BEGIN; SET LOCAL synchronous_commit = off; {_said(channels)}; COMMIT")
+
+
+def tell_within(driver: psycopg.Connection[Any], channels: Iterable[str]) -> None:
+    """As `tell`, by the transaction that the connection is in, when that is committed."""
+    _send(driver, _said(channels))
+
+
+def _said(channels: Iterable[str]) -> str:
+    return "; ".join(f"NOTIFY {channel}" for channel in sorted(channels))
+
+
+def _send(driver: psycopg.Connection[Any], statements: str) -> None:
+    try:
+        result = driver.pgconn.exec_(statements.encode())
+        if result.status != ExecStatus.COMMAND_OK:
+            raise psycopg.errors.error_from_result(result)
+    except psycopg.Error as error:
+        _LOG.warning("workers are not told of work: %s", driver_fault(error).message)
 
 
 class PostgresWaiter(Waiter):

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 import psycopg
 from sqlalchemy import Connection, CursorResult, Executable
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, scoped_session
 
 from integration_hub.database.clock import DatabaseClock
 from integration_hub.database.connections import begin_lazily
@@ -29,6 +29,7 @@ from integration_hub.database.faults import (
     violated_constraint,
 )
 from integration_hub.database.json_operators import register_functions
+from integration_hub.database.notifications import tell
 from integration_hub.domain.errors import HubError, StorageError
 from integration_hub.ports.clock import Clock
 from integration_hub.ports.unit_of_work import Tenant, UnitOfWorkLifecycle
@@ -48,6 +49,7 @@ from integration_hub.sql.messages import (
     SqliteMessageRepository,
     SqlMessageRepository,
 )
+from integration_hub.sql.news import tell_when_committed
 from integration_hub.sql.prepared import OwnCursor, Prepared
 from integration_hub.sql.secrets import (
     PostgresInboxRepository,
@@ -313,13 +315,17 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
             connection.exec_driver_sql("BEGIN")
 
     def _commit(self) -> None:
+        connection = self._connection
         try:
             with self.faults():
-                self._tell(self._connection)
+                if connection is not None and self._news and self._joined is not None:
+                    self._tell_with(connection)
                 if self._session is not None:
                     self._session.commit()
-                elif self._connection is not None:
-                    self._commit_own(self._connection)
+                elif connection is not None:
+                    self._commit_own(connection)
+            if connection is not None and self._news and self._joined is None:
+                self._tell_after(connection)
         finally:
             self._leave()
 
@@ -329,8 +335,11 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         elif self.has_begun:
             self._cursor.connection.commit()
 
-    def _tell(self, connection: Connection | None) -> None:
-        """Say what was announced, where the database can."""
+    def _tell_with(self, connection: Connection) -> None:
+        """Say what was announced when this transaction is committed, where the database can."""
+
+    def _tell_after(self, connection: Connection) -> None:
+        """Say what was announced, now that it is committed, where the database can."""
 
     def _rollback(self) -> None:
         self._leave()
@@ -366,10 +375,20 @@ class PostgresUnitOfWork(SqlUnitOfWork):
             self.clock.keep()  # before this holds a connection, since it takes one
         return super().__enter__()
 
-    def _tell(self, connection: Connection | None) -> None:
-        if connection is not None:
+    def _tell_with(self, connection: Connection) -> None:
+        joined = self._joined() if isinstance(self._joined, scoped_session) else self._joined
+        driver = connection.connection.driver_connection
+        if isinstance(joined, Session) and isinstance(driver, psycopg.Connection):
+            tell_when_committed(joined, driver, self._news)
+        else:
             for channel in sorted(self._news):
                 connection.exec_driver_sql(f"NOTIFY {channel}")
+
+    def _tell_after(self, connection: Connection) -> None:
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, psycopg.Connection)
+        with self._turn:
+            tell(driver, self._news)
 
 
 class SqliteUnitOfWork(SqlUnitOfWork):

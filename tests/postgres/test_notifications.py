@@ -11,7 +11,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import URL
+from sqlalchemy import URL, Engine, create_engine, event, text
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from integration_hub import (
     AttemptOutcome,
@@ -22,8 +23,10 @@ from integration_hub import (
     Schedule,
     SyncJob,
 )
+from integration_hub.database.notifications import tell
 from integration_hub.ports.clock import SystemClock
 from integration_hub.ports.waiting import DELIVERY_WORK, SYNC_WORK, Waiter
+from integration_hub.sql import news, unit_of_work
 from integration_hub.sync import SyncContext, SyncRunner
 from integration_hub.testing import IntegrationFactory, SyncJobFactory, WebhookFactory
 
@@ -145,18 +148,125 @@ def test_nothing_is_told_of_what_is_rolled_back_rests_or_has_time(
     assert not waiter.wait(0.1)
 
 
+@pytest.fixture
+def engine(hub_postgres_url: URL) -> Iterator[Engine]:
+    """A service's own."""
+    engine = create_engine(hub_postgres_url)
+    yield engine
+    engine.dispose()
+
+
 def test_a_joined_session_tells_when_its_owner_commits(
-    hub: Hub, parent: Integration, waiter: Waiter, hub_postgres_url: URL
+    hub: Hub, parent: Integration, waiter: Waiter, engine: Engine
 ) -> None:
-    manager = DatabaseConnectionManager(hub_postgres_url)
-    with manager.session() as session:
-        with hub.unit_of_work(session=session) as uow:
+    with Session(engine) as session:
+        for _ in range(2):  # the second transaction as the first
+            with session.begin_nested(), hub.unit_of_work(session=session) as uow:
+                uow.sync_jobs.add(job(parent))
+                uow.commit()
+            assert not waiter.wait(0.05)
+            session.commit()
+            assert waiter.wait(10)
+            assert not waiter.wait(0.05)
+        session.execute(text("SELECT 1"))
+        session.commit()
+        assert not waiter.wait(0.05)
+
+
+def test_a_scoped_session_is_joined_as_the_session_of_its_thread(
+    hub: Hub, parent: Integration, waiter: Waiter, engine: Engine
+) -> None:
+    session: Any = scoped_session(sessionmaker(engine))
+    with hub.unit_of_work(session=session) as uow:
+        uow.sync_jobs.add(job(parent))
+        uow.commit()
+    assert not waiter.wait(0.05)
+    session.commit()
+    assert waiter.wait(10)
+    assert not event.contains(session.session_factory, "after_commit", news._tell)
+    session.remove()
+
+
+def test_a_joined_connection_tells_when_its_owner_commits(
+    hub: Hub, parent: Integration, waiter: Waiter, engine: Engine
+) -> None:
+    with engine.begin() as connection:
+        with hub.unit_of_work(session=connection) as uow:
             uow.sync_jobs.add(job(parent))
             uow.commit()
         assert not waiter.wait(0.05)
-        session.commit()
     assert waiter.wait(10)
-    manager.close()
+
+
+def test_a_session_within_another_s_transaction_tells_when_that_is_committed(
+    hub: Hub, parent: Integration, waiter: Waiter, engine: Engine
+) -> None:
+    with engine.begin() as connection:
+        with Session(connection, join_transaction_mode="create_savepoint") as session:
+            with hub.unit_of_work(session=session) as uow:
+                uow.sync_jobs.add(job(parent))
+                uow.commit()
+            session.commit()
+        assert not waiter.wait(0.05)
+    assert waiter.wait(10)
+
+
+@pytest.mark.parametrize("ending", ["rollback", "close"])
+def test_what_a_joined_session_gives_up_is_not_told_by_its_next_commit(
+    hub: Hub, parent: Integration, waiter: Waiter, engine: Engine, ending: str
+) -> None:
+    with Session(engine) as session:
+        with hub.unit_of_work(session=session) as uow:
+            uow.sync_jobs.add(job(parent))
+            uow.commit()
+        getattr(session, ending)()
+        session.execute(text("SELECT 1"))
+        session.commit()
+        assert not waiter.wait(0.1)
+
+
+@pytest.mark.parametrize("is_joined", [False, True])
+def test_what_is_told_of_is_committed_by_then(
+    hub: Hub,
+    parent: Integration,
+    waiter: Waiter,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    is_joined: bool,
+) -> None:
+    """Within the transaction, telling would keep all others from committing that have to tell."""
+    seen: list[int] = []
+
+    def look(*given: Any) -> None:
+        with hub.unit_of_work() as uow:
+            seen.append(uow.sync_jobs.count())
+        tell(*given)
+
+    monkeypatch.setattr(unit_of_work, "tell", look)
+    monkeypatch.setattr(news, "tell", look)
+    with Session(engine) as session:
+        with hub.unit_of_work(session=session if is_joined else None) as uow:
+            uow.sync_jobs.add(job(parent))
+            uow.commit()
+        assert seen == ([] if is_joined else [1])
+        session.commit()
+    assert seen == [1]
+    assert waiter.wait(10)
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_who_cannot_tell_says_so_and_goes_on(
+    hub_postgres_url: URL, caplog: pytest.LogCaptureFixture, is_known: bool
+) -> None:
+    """What there is to tell of is committed: it will be found."""
+    address = hub_postgres_url.set(drivername="postgresql").render_as_string(hide_password=False)
+    driver = psycopg.connect(address)
+    with psycopg.connect(address, autocommit=True) as other:
+        other.execute("SELECT pg_terminate_backend(%s, 10000)", [driver.info.backend_pid])
+    if is_known:
+        driver.close()
+    tell(driver, [SYNC_WORK])
+    assert "workers are not told of work" in caplog.text
 
 
 def test_messages_are_told_when_they_are_committed_and_when_they_are_to_be_sent_again(
