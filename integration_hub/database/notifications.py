@@ -30,19 +30,8 @@ def tell(driver: psycopg.Connection[Any], channels: Iterable[str]) -> None:
     server. (Source: PostgreSQL, src/backend/commands/async.c, PreCommit_Notify.) It raises nothing:
     what there is to tell of is stored, and will be found.
     """
-    _send(driver, f"BEGIN; SET LOCAL synchronous_commit = off; {_said(channels)}; COMMIT")
-
-
-def tell_within(driver: psycopg.Connection[Any], channels: Iterable[str]) -> None:
-    """As `tell`, by the transaction that the connection is in, when that is committed."""
-    _send(driver, _said(channels))
-
-
-def _said(channels: Iterable[str]) -> str:
-    return "; ".join(f"NOTIFY {channel}" for channel in sorted(channels))
-
-
-def _send(driver: psycopg.Connection[Any], statements: str) -> None:
+    said = "; ".join(f"NOTIFY {channel}" for channel in sorted(channels))
+    statements = f"BEGIN; SET LOCAL synchronous_commit = off; {said}; COMMIT"
     try:
         result = driver.pgconn.exec_(statements.encode())
         if result.status != ExecStatus.COMMAND_OK:

@@ -12,35 +12,48 @@ from typing import Any, TypeAlias
 
 import psycopg
 from psycopg.pq import TransactionStatus
-from sqlalchemy import event
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy import Connection, event
+from sqlalchemy.orm import Session, SessionTransaction, scoped_session
 
-from integration_hub.database.notifications import tell, tell_within
+from integration_hub.database.notifications import tell
 
 _KEY = "integration_hub_news"
-_News: TypeAlias = dict[psycopg.Connection[Any], set[str]]
+_News: TypeAlias = dict[Connection, set[str]]
 
 
-def tell_when_committed(
-    session: Session, driver: psycopg.Connection[Any], channels: Iterable[str]
+def tell_with(
+    joined: Session | scoped_session[Any] | Connection,
+    connection: Connection,
+    channels: Iterable[str],
 ) -> None:
-    """Tell on these channels when the Session has committed what it does on that connection."""
+    """Tell on these channels when the owner of what was joined commits what it does there."""
+    session = joined() if isinstance(joined, scoped_session) else joined
+    driver = connection.connection.driver_connection
+    if not isinstance(session, Session) or not isinstance(driver, psycopg.Connection):
+        _tell_within(connection, channels)
+        return
     news: _News | None = session.info.get(_KEY)
     if news is None:
         news = session.info[_KEY] = {}
         event.listen(session, "after_commit", _tell)
         event.listen(session, "after_transaction_end", _forget)
-    news.setdefault(driver, set()).update(channels)
+    news.setdefault(connection, set()).update(channels)
+
+
+def _tell_within(connection: Connection, channels: Iterable[str]) -> None:
+    for channel in sorted(channels):
+        connection.exec_driver_sql(f"NOTIFY {channel}")
 
 
 def _tell(session: Session) -> None:
     if session.in_nested_transaction():
         return  # that was a savepoint's end
-    for driver, channels in session.info.get(_KEY, {}).items():
+    for connection, channels in session.info.get(_KEY, {}).items():
+        driver = connection.connection.driver_connection
         if driver.info.transaction_status == TransactionStatus.IDLE:
             tell(driver, channels)
         else:  # the Session itself has joined somebody's transaction
-            tell_within(driver, channels)
+            _tell_within(connection, channels)
 
 
 def _forget(session: Session, transaction: SessionTransaction) -> None:

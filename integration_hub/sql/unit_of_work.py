@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 import psycopg
 from sqlalchemy import Connection, CursorResult, Executable
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.orm import Session, scoped_session
+from sqlalchemy.orm import Session
 
 from integration_hub.database.clock import DatabaseClock
 from integration_hub.database.connections import begin_lazily
@@ -49,7 +49,7 @@ from integration_hub.sql.messages import (
     SqliteMessageRepository,
     SqlMessageRepository,
 )
-from integration_hub.sql.news import tell_when_committed
+from integration_hub.sql.news import tell_with
 from integration_hub.sql.prepared import OwnCursor, Prepared
 from integration_hub.sql.secrets import (
     PostgresInboxRepository,
@@ -315,31 +315,23 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
             connection.exec_driver_sql("BEGIN")
 
     def _commit(self) -> None:
-        connection = self._connection
         try:
-            with self.faults():
-                if connection is not None and self._news and self._joined is not None:
-                    self._tell_with(connection)
-                if self._session is not None:
-                    self._session.commit()
-                elif connection is not None:
-                    self._commit_own(connection)
-            if connection is not None and self._news and self._joined is None:
-                self._tell_after(connection)
+            self._store()
         finally:
             self._leave()
+
+    def _store(self) -> None:
+        with self.faults():
+            if self._session is not None:
+                self._session.commit()
+            elif self._connection is not None:
+                self._commit_own(self._connection)
 
     def _commit_own(self, connection: Connection) -> None:
         if self._cursor is None or connection.in_transaction():
             connection.commit()
         elif self.has_begun:
             self._cursor.connection.commit()
-
-    def _tell_with(self, connection: Connection) -> None:
-        """Say what was announced when this transaction is committed, where the database can."""
-
-    def _tell_after(self, connection: Connection) -> None:
-        """Say what was announced, now that it is committed, where the database can."""
 
     def _rollback(self) -> None:
         self._leave()
@@ -375,20 +367,21 @@ class PostgresUnitOfWork(SqlUnitOfWork):
             self.clock.keep()  # before this holds a connection, since it takes one
         return super().__enter__()
 
-    def _tell_with(self, connection: Connection) -> None:
-        joined = self._joined() if isinstance(self._joined, scoped_session) else self._joined
-        driver = connection.connection.driver_connection
-        if isinstance(joined, Session) and isinstance(driver, psycopg.Connection):
-            tell_when_committed(joined, driver, self._news)
+    def _store(self) -> None:
+        """And tell workers of it: what was joined, when its owner commits it."""
+        connection = self._connection
+        if connection is None or not self._news:
+            super()._store()
+        elif self._joined is not None:
+            with self.faults():
+                tell_with(self._joined, connection, self._news)
+            super()._store()
         else:
-            for channel in sorted(self._news):
-                connection.exec_driver_sql(f"NOTIFY {channel}")
-
-    def _tell_after(self, connection: Connection) -> None:
-        driver = connection.connection.driver_connection
-        assert isinstance(driver, psycopg.Connection)
-        with self._turn:
-            tell(driver, self._news)
+            super()._store()
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, psycopg.Connection)
+            with self._turn:
+                tell(driver, self._news)
 
 
 class SqliteUnitOfWork(SqlUnitOfWork):
