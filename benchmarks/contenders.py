@@ -18,6 +18,7 @@ from uuid import UUID
 import psycopg
 from advanced_alchemy.filters import LimitOffset
 from advanced_alchemy.repository import SQLAlchemySyncRepository
+from harness import dsn
 from psycopg.types.json import Jsonb
 from sqlalchemy import URL, Text, cast, create_engine, func, select, tuple_
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -154,8 +155,7 @@ class OfPsycopg:
     name = "raw psycopg 3"
 
     def __init__(self, url: URL, ids: list[UUID]) -> None:
-        dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
-        self.connection = psycopg.connect(dsn, autocommit=True)
+        self.connection = psycopg.connect(dsn(url), autocommit=True)
         self.ids = itertools.cycle(ids)
         of = PostgresIntegrationRepository.STATEMENTS
         of_webhooks = PostgresWebhookRepository.STATEMENTS

@@ -20,7 +20,7 @@ from uuid import UUID
 
 import psycopg
 import requests
-from harness import compare, shown, table
+from harness import NTH_ID, compare, dsn, shown, table
 from sqlalchemy import URL
 
 from integration_hub import EVERY_TENANT, Hub, Integration, Webhook, WebhookDispatcher
@@ -174,13 +174,12 @@ def of_queues(server: URL) -> str:
 
 def _fill(url: URL, like: UUID, webhook_id: UUID, count: int) -> None:
     """More messages like this one, each waiting for the webhook."""
-    id = "('00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid"
-    address = url.set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(address, autocommit=True) as connection:
+    with psycopg.connect(dsn(url), autocommit=True) as connection:
         connection.execute(
             "INSERT INTO webhook_messages (id, tenant_id, event_type, payload, occurred_at,"
-            f" is_fanned_out, version) SELECT {id}, tenant_id, 'kind0.made', payload, occurred_at,"
-            f" true, 1 FROM webhook_messages, generate_series(1, {count}) n WHERE id = %s".encode(),
+            f" is_fanned_out, version) SELECT {NTH_ID}, tenant_id, 'kind0.made', payload,"
+            f" occurred_at, true, 1 FROM webhook_messages, generate_series(1, {count}) n"
+            " WHERE id = %s".encode(),
             [like],
         )
         connection.execute(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from contenders import OfHub, pages
-from harness import compare, shown, table
+from harness import NTH_ID, compare, shown, table
 from sqlalchemy import URL, create_engine
 
 from integration_hub import Hub
@@ -16,9 +16,8 @@ SIZES = (1_000, 10_000, 100_000, 1_000_000)
 ALLOWED = 1.5  # of a million to ten thousand
 OPERATIONS = ("get", "add", "save", "scroll", "for_event", "due")
 
-_ID = "('00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid"
 _COMMON = f"""
-    {_ID}, 'default', 'row ' || n, NULL, jsonb_build_object('n', n, 'sandbox', false),
+    {NTH_ID}, 'default', 'row ' || n, NULL, jsonb_build_object('n', n, 'sandbox', false),
     jsonb_build_array('region' || n % 50), true, NULL, NULL, 1,
     timestamptz '2026-01-01 00:00Z' + n * interval '1 s', now(), 'x', 'x'
 """
@@ -36,14 +35,14 @@ def _fills(rows: int) -> Iterator[str]:
     )
     yield (
         f"INSERT INTO webhooks ({_COLUMNS}, integration_id, url, events, status) SELECT {_COMMON},"
-        f" {_ID}, 'https://x.test', jsonb_build_array('event' || n % {rows // 100} || '.*'),"
+        f" {NTH_ID}, 'https://x.test', jsonb_build_array('event' || n % {rows // 100} || '.*'),"
         f" 'active' {source}"
     )
     # A hundred jobs are due, at every size; the others have run.
     yield (
         f"INSERT INTO sync_jobs ({_COLUMNS}, integration_id, schedule, direction, status,"
         " max_attempts, attempt, next_run_at, records_processed)"
-        f" SELECT {_COMMON}, {_ID}, '{{\"kind\": \"manual\"}}', 'pull',"
+        f" SELECT {_COMMON}, {NTH_ID}, '{{\"kind\": \"manual\"}}', 'pull',"
         f" CASE WHEN n % {rows // 100} = 0 THEN 'pending' ELSE 'completed' END, 3, 0,"
         f" timestamptz '2026-01-01 00:00Z' + n * interval '1 s', 0 {source}"
     )
