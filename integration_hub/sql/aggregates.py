@@ -142,8 +142,8 @@ class PostgresSyncJobRepository(SqlSyncJobRepository):
     def _announced(self, job: SyncJob) -> SyncJob:
         """Workers are told of a job that is due, or will be soon; others they find themselves."""
         is_waiting = job.status == SyncJobStatus.PENDING and job.is_active
-        soon = self._uow.clock.now() + _SOON
-        if is_waiting and job.next_run_at is not None and job.next_run_at <= soon:
+        at = job.next_run_at
+        if is_waiting and at is not None and at <= self._uow.clock.now() + _SOON:
             self._uow.announce(SYNC_WORK)
         return job
 

@@ -41,6 +41,9 @@ CASE WHEN jsonb_typeof(config #> '{sync,max_concurrency}') = 'number'
     ELSE 1 END
 """
 
+#: Of a job or a run: whether it is the worker's tenant's, or the worker is everybody's.
+_OF_TENANT = "(CAST(:tenant AS text) IS NULL OR tenant_id = :tenant)"
+
 #: Of an integration: whether its jobs may run, and are wanted.
 _MAY_RUN = """
 is_active AND status NOT IN ({resting})
@@ -76,7 +79,7 @@ _NEAR = {
     "{looked_at}": """(
         SELECT id AS due_id, next_run_at AS due_at FROM sync_jobs
         WHERE status = 'pending' AND is_active AND next_run_at <= (SELECT :now)
-            AND (CAST(:tenant AS text) IS NULL OR tenant_id = :tenant)
+            AND {of_tenant}
         ORDER BY next_run_at, id LIMIT {near}
     ) AS due JOIN sync_jobs j ON j.id = due_id""",
     "{among}": "",
@@ -88,7 +91,7 @@ _NEAR = {
 _FAR = {
     "{looked_at}": "sync_jobs j",
     "{among}": """
-    AND (CAST(:tenant AS text) IS NULL OR tenant_id = :tenant)
+    AND {of_tenant}
     AND (next_run_at, j.id) >= (:since, :since_id) AND integration_id NOT IN (
         SELECT i.id FROM (
             SELECT DISTINCT integration_id AS id FROM sync_jobs
@@ -165,7 +168,7 @@ WITH given AS (
     CROSS JOIN LATERAL (
         SELECT version FROM sync_runs
         WHERE id = g.id AND sync_job_id = g.job_id
-            AND (CAST(:tenant AS text) IS NULL OR tenant_id = :tenant)
+            AND {of_tenant}
         FOR UPDATE
     ) r
 ), whole AS (
@@ -199,7 +202,11 @@ def ending_text() -> Any:
     }
     arrays = [f"CAST(:{name} AS {array_name(each)})" for name, each in typed.items()]
     arrays[0] = f"(SELECT {arrays[0]})"
-    sql = _END.replace("{arrays}", ", ".join(arrays)).replace("{names}", ", ".join(typed))
+    sql = (
+        _END.replace("{of_tenant}", _OF_TENANT)
+        .replace("{arrays}", ", ".join(arrays))
+        .replace("{names}", ", ".join(typed))
+    )
     for of, names in (("run", ENDED_RUN), ("job", ENDED_JOB)):
         changes = ", ".join(f"{name} = w.{of}_{name}" for name in names)
         sql = sql.replace(f"{{of_{of}}}", changes)
@@ -274,6 +281,7 @@ def free_text() -> Any:
 def _looking(sql: str, limit: int, *, far: bool) -> TextClause:
     parts = {  # in this order: some have others within
         **(_FAR if far else _NEAR),
+        "{of_tenant}": _OF_TENANT,
         "{may_run}": _MAY_RUN,
         "{most}": _MOST,
         "{most_at_once}": str(MOST_AT_ONCE),

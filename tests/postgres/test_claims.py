@@ -6,6 +6,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -449,24 +450,31 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes(each)
 
 
-def test_each_is_one_statement_and_no_transaction(hub_postgres_url: URL) -> None:
+@contextmanager
+def heard_statements() -> Iterator[list[str]]:
+    """The first words of the statements that are sent meanwhile."""
     heard: list[str] = []
 
     def hear(*call: Any) -> None:
         heard.append(call[2].split()[0])
 
+    event.listen(Engine, "before_cursor_execute", hear)
+    try:
+        yield heard
+    finally:
+        event.remove(Engine, "before_cursor_execute", hear)
+
+
+def test_each_is_one_statement_and_no_transaction(hub_postgres_url: URL) -> None:
     with Hub.from_url(hub_postgres_url) as hub:
         add_jobs(hub, 1, tenant="acme")
-        event.listen(Engine, "before_cursor_execute", hear)
-        try:
+        with heard_statements() as heard:
             item = stored(hub, lambda uow: uow.integrations.add(IntegrationFactory()))
             item = stored(hub, lambda uow: uow.integrations.save(item))
             stored(hub, lambda uow: uow.integrations.remove(item.id))
             (run,) = stored(hub, lambda uow: claim(uow, 1))
             stored(hub, lambda uow: uow.sync_runs.fail(run, "no answer", retry_in=0))
             assert stored(hub, lambda uow: uow.sync_runs.reap()) == []
-        finally:
-            event.remove(Engine, "before_cursor_execute", hear)
     assert heard == ["INSERT", "UPDATE", "DELETE", "WITH", "WITH", "SELECT"]
 
 
@@ -474,19 +482,11 @@ def test_a_worker_of_one_tenant_finds_its_jobs_at_once_behind_those_of_others(
     hub_postgres_url: URL,
 ) -> None:
     """One statement does, and not one more to look for them further on."""
-    heard: list[str] = []
-
-    def hear(*call: Any) -> None:
-        heard.append(call[2].split()[0])
-
     with Hub.from_url(hub_postgres_url) as hub:
         add_jobs(hub, 100, tenant="busy", most=100)
         [job] = add_jobs(hub, 1, tenant="acme")
-        event.listen(Engine, "before_cursor_execute", hear)
-        try:
+        with heard_statements() as heard:
             (run,) = stored(hub, lambda uow: claim(uow, 1))
-        finally:
-            event.remove(Engine, "before_cursor_execute", hear)
     assert run.sync_job_id == job.id
     assert heard == ["WITH"]
 
