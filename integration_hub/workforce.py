@@ -30,7 +30,7 @@ from integration_hub.domain.errors import (
     StorageError,
 )
 from integration_hub.ports.unit_of_work import Tenant, UnitOfWork
-from integration_hub.ports.waiting import Heard, Waiter
+from integration_hub.ports.waiting import Waiter
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -38,9 +38,9 @@ _TRIES = 5
 _CALLS = -20  # so many of the calls that led to an error, the last ones
 _LOOKS = 60.0  # seconds after which a wait that nobody ended looks by itself
 _SOON, _LATER = 0.05, 1.0  # seconds between tries to store what is left at the end: from, to
-_REST = 0.5  # seconds; work that comes to be due piece by piece is not looked for more often
-_DEAF = 0.01  # seconds that a worker doesn't listen for when it was told in vain; doubled each time
-_MOST_VAIN = 7  # times that count: then it is deaf for more than `_REST`
+#: Seconds between two looks for work that comes piece by piece: doubled each time it was in vain.
+_REST, _LONGEST_REST = 0.01, 0.5
+_MOST_VAIN = 7  # times that count: then a rest is longer than the longest
 #: Faults that pass: what they hindered can be done later.
 PASSING = (DatabaseUnavailable, PoolExhausted, QueryTimeout, SerializationConflict)
 
@@ -217,7 +217,7 @@ class Workforce(Generic[T, R]):
         self._due_in = due_in
         self._lock = threading.Lock()
         self._busy = 0
-        self._vain = 0  # how often it was told of work, and found none, since it last found some
+        self._vain = 0  # how often it expected work, and found none, since it last found some
         self._ends_at = math.inf  # by the monotonic clock, once it is to stop
         self._waiters: set[Waiter] = set()
 
@@ -286,19 +286,25 @@ class Workforce(Generic[T, R]):
             waiter.wake()
 
     def _work_on(self, pool: ThreadPoolExecutor, waiter: Waiter) -> None:
-        heard: Heard = ""
+        expects_work = False
         with self._woken(waiter):
             while not self.is_stopping:
-                rest = self._begin(pool, waiter, was_told=heard == "told")
-                heard = waiter.wait(rest, deaf=min(rest, self._deaf())) if rest else ""
+                rest = self._begin(pool, waiter, expects_work=expects_work)
+                expects_work = bool(rest) and self._hears_of_work(waiter, rest)
 
-    def _deaf(self) -> float:
-        """For how long (seconds) not to listen: all workers are told of each piece of work, and but
-        one of them finds it, so that many of them would do nothing else than look in vain.
+    def _hears_of_work(self, waiter: Waiter, rest: float) -> bool:
+        """Wait; gives whether there should be work now: it was told so, or some has come to be due.
+
+        Who last looked in vain does not listen at once: all workers are told of each piece of work,
+        and only one finds it, so that many of them would do nothing but look.
         """
-        if not self._vain:
-            return 0.0
-        return min(_REST, _DEAF * 2.0**self._vain) * random.uniform(0.5, 1)
+        deaf = min(rest, self._shortest_rest()) if self._vain else 0.0
+        heard = waiter.wait(rest, deaf=deaf)
+        return heard == "told" or (not heard and rest < self._poll)
+
+    def _shortest_rest(self) -> float:
+        """Seconds, at random, so that not all who rest look again at the same moment."""
+        return min(_LONGEST_REST, _REST * 2.0**self._vain) * random.uniform(0.5, 1)
 
     def _wait(self, waiter: Waiter, is_done: Callable[[], bool]) -> None:
         """Wait until it is done; but once it is to stop, for the grace time at the most."""
@@ -334,7 +340,7 @@ class Workforce(Generic[T, R]):
         except PASSING as error:
             self._log.warning("an outcome can't be stored yet, and is kept: %s", error.message)
 
-    def _begin(self, pool: ThreadPoolExecutor, waiter: Waiter, *, was_told: bool) -> float:
+    def _begin(self, pool: ThreadPoolExecutor, waiter: Waiter, *, expects_work: bool) -> float:
         """Claim as much as there are threads for; gives for how long (seconds) to wait then: not at
         all, where there may be more.
         """
@@ -343,9 +349,9 @@ class Workforce(Generic[T, R]):
             return self._poll
         try:
             claimed = self._claimed(room)
-            self._vain = 0 if claimed else min(self._vain + was_told, _MOST_VAIN)
+            self._vain = 0 if claimed else min(self._vain + expects_work, _MOST_VAIN)
             is_all = len(claimed) < room
-            rest = min(self._poll, max(_REST, self._due_in())) if is_all else 0.0
+            rest = min(self._poll, max(self._shortest_rest(), self._due_in())) if is_all else 0.0
         except SchemaOutOfDate:
             raise
         except StorageError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import threading
@@ -118,6 +119,7 @@ def test_what_is_left_is_kept_where_the_time_is_over() -> None:
 
 
 IN_VAIN: list[Heard] = ["told"]
+BY_ITSELF: list[Heard] = [""]
 
 
 class Waits(Waiter):
@@ -150,8 +152,7 @@ def is_down(*_: int) -> Any:
     [
         ({}, 5),
         ({"due_in": lambda: 2}, 2),
-        ({"due_in": lambda: 0.001}, 0.5),
-        ({"due_in": lambda: 0.001, "poll": 0.1}, 0.1),
+        ({"due_in": lambda: 0.02, "poll": 0.01}, 0.01),
         ({"due_in": lambda: math.inf}, 5),
         ({"due_in": lambda: 5.1}, 5),
         ({"due_in": is_down}, 5),
@@ -166,6 +167,25 @@ def test_who_found_no_work_looks_again_when_there_will_be_some(
     with Waits(workforce, "told", "told") as waiter:
         workforce.run_forever(waiter)
         assert waiter.waits == [expected, expected]
+
+
+def test_who_finds_work_piece_by_piece_rests_but_a_moment() -> None:
+    looks = itertools.count()
+    workforce = made(claim=lambda room: [next(looks)], concurrency=99, due_in=lambda: 0)
+    with Waits(workforce, *BY_ITSELF * 20) as waiter:
+        workforce.run_forever(waiter)
+        assert all(0.005 <= each <= 0.01 for each in waiter.waits[:20])
+
+
+def test_who_looks_in_vain_for_what_is_due_rests_longer_and_longer() -> None:
+    """Others were quicker, or no place is left for it."""
+    workforce = made(claim=lambda room: [], due_in=lambda: -0.001)
+    with Waits(workforce, *BY_ITSELF * 20) as waiter:
+        workforce.run_forever(waiter)
+    for times, rest in enumerate(waiter.waits):
+        longest = min(0.5, 0.01 * 2**times)
+        assert longest / 2 <= rest <= longest
+    assert len(set(waiter.waits[-5:])) == 5  # each at a moment of its own
 
 
 def made(**given: Any) -> Workforce[int, int]:
