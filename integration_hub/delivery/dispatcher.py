@@ -96,12 +96,14 @@ class _Sending:
 class WebhookDispatcher:
     """Delivers messages, of all tenants unless one is named; any number of them work together.
 
-    `concurrency` requests are made at once, and `per_host` of them to one host at the most. Only
-    the public internet is sent to, unless `allow_private_addresses`, or `allow_networks` (such as
-    ``["10.20.0.0/16"]``), say more. Durations in seconds or `timedelta`: `lease` is how long a
-    dispatcher that is not heard of keeps what it claimed; `poll` is how often it looks for work
-    that it was not told of (what it sends again itself, it sends in time); `grace` is how long it
-    waits for requests when it is told to stop. `transport` replaces the network, in tests.
+    `concurrency` requests are made at once, `per_host` of them to one host at the most. Webhooks
+    that are failing are sent to one at a time, and have half of the threads at the most, so that
+    many that never answer leave the others be. Only the public internet is sent to, unless
+    `allow_private_addresses`, or `allow_networks` (such as ``["10.20.0.0/16"]``), say more.
+    Durations in seconds or `timedelta`: `lease` is how long a dispatcher that is not heard of keeps
+    what it claimed; `poll` is how often it looks for work that it was not told of (what it sends
+    again itself, it sends in time); `grace` is how long it waits for requests when it is told to
+    stop. `transport` replaces the network, in tests.
     """
 
     def __init__(
@@ -137,6 +139,7 @@ class WebhookDispatcher:
         self._webhooks: dict[UUID, Webhook] = {}
         self._to_come: list[datetime] = []  # a heap: when its own attempts are to be made again
         threads = checked_count("concurrency", concurrency, least=1, most=MOST_CLAIMED)
+        self._of_failing = max(1, threads // 2)
         self._poll = checked_period("poll", poll)
         self._workforce = Workforce(
             claim=self._claimed,
@@ -204,7 +207,11 @@ class WebhookDispatcher:
         def claim(uow: UnitOfWork) -> list[_Sending]:
             uow.messages.fan_out()
             found = uow.messages.claim(
-                limit=room, lease=self._lease, per_host=self._per_host, busy=self._busy()
+                limit=room,
+                lease=self._lease,
+                per_host=self._per_host,
+                of_failing=self._of_failing,
+                busy=self._busy(),
             )
             hooks = {each.webhook_id: each.webhook for each in found if each.webhook is not None}
             secrets = uow.secrets.of_many(hooks.values())

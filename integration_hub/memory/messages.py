@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from itertools import count
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from integration_hub.domain.frozen import evolved
-from integration_hub.domain.webhook import DELIVERABLE, Webhook
+from integration_hub.domain.webhook import DELIVERABLE, Webhook, WebhookStatus
 from integration_hub.domain.webhook_message import (
     STATUSES,
     DeliveryStatus,
@@ -30,6 +31,8 @@ from integration_hub.ports.query import WebhookFilter
 
 if TYPE_CHECKING:
     from integration_hub.memory.unit_of_work import MemoryUnitOfWork
+
+_FAILING = WebhookStatus.FAILING
 
 
 class InMemoryMessageRepository(MessagesLife["MemoryUnitOfWork"]):
@@ -133,7 +136,7 @@ class InMemoryMessageRepository(MessagesLife["MemoryUnitOfWork"]):
                 health = self._uow.layer(WebhookHealth).get(id)
                 if webhook is not None and self._may_be_sent_to(webhook, health, now):
                     found.append(Waiting(webhook, health is not None, first))
-        return sorted(found, key=lambda each: (each.since, each.webhook.id))[:limit]
+        return _by_turns(sorted(found, key=lambda each: (each.since, each.webhook.id)))[:limit]
 
     def _may_be_sent_to(
         self, webhook: Webhook, health: WebhookHealth | None, now: datetime
@@ -232,6 +235,12 @@ class InMemoryMessageRepository(MessagesLife["MemoryUnitOfWork"]):
             for _, id in gone:
                 self._uow.discard_tree(WebhookMessage, id, is_cascade=True)
         return len(gone)
+
+
+def _by_turns(waiting: list[Waiting]) -> list[Waiting]:
+    """One that is failing, and one that is not; each kind in the order in which it is given."""
+    turns = {True: count(), False: count()}
+    return sorted(waiting, key=lambda each: next(turns[each.webhook.status == _FAILING]))
 
 
 def _made(delivery: WebhookDelivery) -> tuple[datetime, UUID]:

@@ -144,13 +144,15 @@ class MessageRepository(Protocol):
         limit: int = 10,
         lease: timedelta | float = DELIVERY_LEASE,
         per_host: int = PER_HOST,
+        of_failing: int = MOST_CLAIMED,
         busy: Iterable[Webhook] = (),
         now: datetime | None = None,
     ) -> list[WebhookDelivery]:
         """Deliveries that are due, each for this dispatcher alone until its lease runs out.
 
-        Of a webhook, no more than its ``max_concurrency``, and of a host no more than `per_host`,
-        less those in `busy`, which has a webhook for each delivery that this dispatcher is at.
+        Of a webhook, no more than its ``max_concurrency``, or one while it is failing; of a host no
+        more than `per_host`, and of all that are failing no more than `of_failing`; less those in
+        `busy`, which has a webhook for each delivery that this dispatcher is at.
         """
         ...
 
@@ -337,16 +339,19 @@ class MessagesLife(Generic[U]):
         limit: int = 10,
         lease: timedelta | float = DELIVERY_LEASE,
         per_host: int = PER_HOST,
+        of_failing: int = MOST_CLAIMED,
         busy: Iterable[Webhook] = (),
         now: datetime | None = None,
     ) -> list[WebhookDelivery]:
         self._uow.require_active()
         checked_count("limit", limit, least=1, most=MOST_CLAIMED)
         checked_count("per_host", per_host, least=1)
+        checked_count("of_failing", of_failing)
         duration = checked_lease("lease", lease)
         moment = self.clock.now() if now is None else checked_time("now", now)
         waiting = {each.webhook.id: each for each in self._waiting(moment, MOST_WAITING)}
-        rooms = _rooms(waiting.values(), limit, per_host, list(busy))
+        webhooks = [each.webhook for each in waiting.values()]
+        rooms = _rooms(webhooks, limit, per_host, of_failing, busy)
         taken = self._take(rooms, moment, duration) if rooms else []
         found = []
         for before, delivery in taken:
@@ -472,7 +477,9 @@ class MessagesLife(Generic[U]):
         raise AssertionError(type(self).__name__)
 
     def _waiting(self, now: datetime, limit: int) -> list[Waiting]:
-        """Endpoints that may be sent to and have something due, the longest waiting first."""
+        """Endpoints that may be sent to and have something due, the longest waiting first, and by
+        turns one that is failing and one that is not: so that many of the former hide none.
+        """
         raise AssertionError(type(self).__name__)
 
     def _take(
@@ -529,26 +536,47 @@ def host_of(webhook: Webhook) -> str:
         return ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """An endpoint, and how much it bears at once."""
+
+    id: UUID
+    host: str
+    most: int
+    is_failing: bool
+
+    @classmethod
+    def of(cls, webhook: Webhook) -> _Place:
+        is_failing = webhook.status == WebhookStatus.FAILING
+        most = 1 if is_failing else DeliveryOptions.of(webhook).max_concurrency
+        return cls(webhook.id, host_of(webhook), most, is_failing)
+
+
 def _rooms(
-    waiting: Iterable[Waiting], limit: int, per_host: int, busy: list[Webhook]
+    waiting: Iterable[Webhook], limit: int, per_host: int, of_failing: int, busy: Iterable[Webhook]
 ) -> dict[UUID, int]:
     """How many deliveries to take of each endpoint: one each in turn, so that none is starved."""
-    at = Counter(webhook.id for webhook in busy)
-    hosts = Counter(map(host_of, busy))
+    places = {webhook.id: _Place.of(webhook) for webhook in waiting}
+    taken = [places.get(webhook.id) or _Place.of(webhook) for webhook in busy]
+    at = Counter(place.id for place in taken)
+    hosts = Counter(place.host for place in taken)
+    failing = sum(place.is_failing for place in taken)
     rooms: Counter[UUID] = Counter()
-    open_to = [
-        (each.webhook.id, host_of(each.webhook), DeliveryOptions.of(each.webhook).max_concurrency)
-        for each in waiting
-    ]
+    open_to = list(places.values())
     while open_to and rooms.total() < limit:
         still = []
-        for id, host, most in open_to:
+        for place in open_to:
             if rooms.total() == limit:
                 break
-            if at[id] + rooms[id] < most and hosts[host] < per_host:
-                rooms[id] += 1
-                hosts[host] += 1
-                still.append((id, host, most))
+            if at[place.id] >= place.most or hosts[place.host] >= per_host:
+                continue
+            if place.is_failing and failing >= of_failing:
+                continue
+            rooms[place.id] += 1
+            at[place.id] += 1
+            hosts[place.host] += 1
+            failing += place.is_failing
+            still.append(place)
         open_to = still
     return dict(rooms)
 

@@ -62,7 +62,8 @@ SELECT {columns}, t.id IS NOT NULL AS is_troubled, due.since AS since
 FROM due JOIN webhooks w ON w.id = due.id LEFT JOIN webhook_health t ON t.id = w.id
 WHERE due.since <= :now AND w.is_active AND w.status IN ({deliverable})
     AND (t.throttled_until IS NULL OR t.throttled_until <= :now) {scope}
-ORDER BY due.since, w.id
+ORDER BY row_number() OVER (PARTITION BY w.status = 'failing' ORDER BY due.since, w.id),
+    due.since, w.id
 LIMIT :limit
 """
 

@@ -120,11 +120,12 @@ class Messages(RuleBasedStateMachine):
         limit=st.integers(1, 4),
         lease=st.sampled_from([30, 60]),
         per_host=st.integers(1, 4),
+        of_failing=st.integers(0, 3),
         tenant=MOSTLY_EVERY_TENANT,
     )
-    def claim(self, limit: int, lease: int, per_host: int, tenant: Tenant) -> None:
+    def claim(self, tenant: Tenant, **options: Any) -> None:
         def act(uow: UnitOfWork) -> Any:
-            return uow.messages.claim(limit=limit, lease=lease, per_host=per_host)
+            return uow.messages.claim(**options)
 
         found = self.does(lambda _: act, tenant)
         for together in zip(*found.values(), strict=True):

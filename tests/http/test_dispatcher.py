@@ -367,6 +367,38 @@ def test_a_slow_endpoint_does_not_hold_up_others(hub: Hub, threaded: HTTPServer)
     assert len(messages) == 10
 
 
+def test_many_that_never_answer_do_not_hold_up_others(hub: Hub, threaded: HTTPServer) -> None:
+    """More than there are threads for; each was tried before, and is known to be failing."""
+    release, arrived = threading.Event(), threading.Event()
+
+    def never(request: Request) -> Response:
+        assert release.wait(30)
+        return Response("")
+
+    def answer(request: Request) -> Response:
+        if sum(each.path == "/well" for each, _ in threaded.log) == 29:
+            arrived.set()
+        return Response("")
+
+    threaded.expect_request("/never").respond_with_handler(never)
+    threaded.expect_request("/well").respond_with_handler(answer)
+    for _ in range(8):
+        add_webhook(hub, threaded.url_for("/never"), failing=True)
+    for number in range(3):
+        publish(hub, number)
+    add_webhook(hub, threaded.url_for("/well"))
+    for number in range(30):
+        publish(hub, number)
+    sender = dispatcher(hub, concurrency=4, per_host=99, poll=0.05)
+    working = threading.Thread(target=sender.run_forever)
+    working.start()
+    assert arrived.wait(20)
+    release.set()
+    sender.stop()
+    working.join(30)
+    assert not working.is_alive()
+
+
 @pytest.mark.parametrize("concurrency", [500, 501, 1_000])
 def test_a_dispatcher_may_have_a_thousand_threads(
     each_hub: Hub, httpserver: HTTPServer, concurrency: int

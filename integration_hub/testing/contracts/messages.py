@@ -345,6 +345,57 @@ class MessageContract:
         more = self.claim(hub, per_host=5, busy=busy)
         assert [each.webhook_id for each in more] == [hooks[1].id]
 
+    def test_who_is_failing_is_sent_to_one_at_a_time(
+        self, hub: Hub, parent: Integration, hub_clock: ManualClock
+    ) -> None:
+        self.add_webhook(hub, parent, config={"delivery": {"max_concurrency": 9}})
+        for number in range(12):
+            self.publish(hub, data=number)
+        at = self.claim(hub, limit=6)
+        for each in at[1:]:
+            self.record(hub, each, 500)
+        busy = [each.webhook for each in at[:1] if each.webhook is not None]
+        assert self.claim(hub, busy=busy) == []
+        (probe,) = self.claim(hub)
+        self.record(hub, probe)
+        assert len(self.claim(hub)) == 5
+
+    def test_of_all_that_are_failing_no_more_than_asked_for(
+        self, hub: Hub, parent: Integration, hub_clock: ManualClock
+    ) -> None:
+        hooks = [
+            self.add_webhook(hub, parent, url=f"https://h{number}.example", failing=number > 0)
+            for number in range(4)
+        ]
+        for number in range(2):
+            self.publish(hub, data=number)
+        assert {each.webhook_id for each in self.claim(hub, of_failing=0)} == {hooks[0].id}
+        first = self.claim(hub, of_failing=2)
+        assert [each.webhook_id for each in first] == [hooks[1].id, hooks[2].id]
+        # They count, though they were well when they were claimed.
+        busy = [dataclasses.replace(hook, status="active") for hook in hooks[1:3]]
+        assert self.claim(hub, of_failing=2, busy=busy) == []
+        (last,) = self.claim(hub, of_failing=3, busy=busy)
+        assert last.webhook_id == hooks[3].id
+
+    def test_many_that_are_failing_hide_nobody(
+        self, hub: Hub, parent: Integration, hub_clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("integration_hub.ports.messages.MOST_WAITING", 5)
+
+        def hook(number: int, **fields: Any) -> UUID:
+            url = f"https://h{number}.example"
+            id: UUID = self.add_webhook(hub, parent, url=url, **fields).id
+            return id
+
+        failing = [hook(number, failing=True, events=["old.*"]) for number in range(6)]
+        self.publish(hub, "old.made")
+        hub_clock.advance(60)
+        well = [hook(number) for number in (6, 7)]
+        self.publish(hub)
+        found = {each.webhook_id for each in self.claim(hub)}
+        assert found == {*failing[:3], *well}
+
     def test_a_long_queue_of_one_does_not_starve_another(
         self, hub: Hub, parent: Integration, hub_clock: ManualClock
     ) -> None:
