@@ -307,12 +307,12 @@ class _Urllib3Reply:
         try:
             content: bytes = self._raw.read(most + 1, decode_content=True)
         except (Urllib3Error, OSError, ValueError) as error:
-            self._raw.close()
+            self.close()
             _raise(error, self._request, self._deadline)
         finally:
             DEADLINE.reset(token)
         if len(content) > most:
-            self._raw.close()
+            self.close()
             names = {"method": self._request.method, "url": self._request.safe_url}
             raise ResponseTooLarge(most, status=self.status, **names)
         self._raw.release_conn()
@@ -323,7 +323,7 @@ class _Urllib3Reply:
             while chunk := self._chunk(size):
                 yield chunk
         finally:
-            self._raw.close()
+            self.close()
 
     def _chunk(self, size: int) -> bytes:
         token = DEADLINE.set(self._deadline)
@@ -337,3 +337,4 @@ class _Urllib3Reply:
 
     def close(self) -> None:
         self._raw.close()
+        self._raw.release_conn()  # or its place in the pool would be taken for ever

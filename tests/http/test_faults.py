@@ -6,7 +6,9 @@ import gzip
 import socket
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -75,6 +77,56 @@ def test_a_connection_that_breaks_is_told_and_tried_again_where_allowed(
         error = failure(client.post("/", json={"n": 1}), ConnectionFailed)
     assert error.was_sent
     assert len(server.requests) == 3
+
+
+LONG = HEAD + b"Content-Length: 100000\r\n\r\n" + bytes(100_000)
+UNREADABLE = HEAD + b"Content-Encoding: gzip\r\nContent-Length: 99999\r\n\r\n" + bytes(99_999)
+
+
+def got(client: HttpClient) -> None:
+    client.get("/")
+
+
+def streamed(client: HttpClient, pieces: int) -> None:
+    with client.stream("GET", "/") as outcome:
+        for _, _ in zip(range(pieces), outcome.unwrap().chunks(10), strict=False):
+            pass
+
+
+def unreadable(client: HttpClient) -> None:
+    with pytest.raises(DecodeError):
+        streamed(client, 3)
+
+
+@pytest.mark.parametrize(
+    ("sent", "call"),
+    [
+        *((data, got) for data, _ in BREAKS.values()),
+        (LONG, got),
+        (LONG.replace(b"200 OK", b"503 Unavailable"), got),
+        (LONG.replace(b"200 OK\r\n", b"302 Found\r\nLocation: /\r\n"), got),
+        (UNREADABLE, got),
+        (LONG, partial(streamed, pieces=0)),
+        (LONG, partial(streamed, pieces=3)),
+        (LONG, partial(streamed, pieces=100_000)),
+        (UNREADABLE, unreadable),
+    ],
+)
+def test_the_place_of_a_connection_is_free_afterwards_whatever_came_of_it(
+    serve: Serve, sent: bytes, call: Callable[[HttpClient], object]
+) -> None:
+    def behave(peer: Peer) -> None:
+        if peer.number == 1:
+            peer.send(sent)
+            if sent not in (LONG, UNREADABLE):
+                peer.connection.shutdown(socket.SHUT_WR)
+        else:
+            peer.send(answer(b"[1]"))
+
+    limits = Limits(pool=1, max_response_bytes=50_000)
+    with HttpClient(serve(behave).url, retry=ONCE, limits=limits, timeout=5) as client:
+        call(client)
+        assert client.get("/").is_ok
 
 
 def test_where_nothing_listens_a_post_is_tried_again() -> None:
