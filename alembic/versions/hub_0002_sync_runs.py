@@ -57,6 +57,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    # With its run gone, nobody would ever take a running job for lost.
+    op.execute("UPDATE sync_jobs SET status = 'pending' WHERE status = 'running'")
     op.drop_table("sync_runs")
 
 

@@ -17,10 +17,12 @@ from integration_hub import (
     DatabaseConnectionManager,
     DatabaseSchemaManager,
     Hub,
+    Schedule,
     SchemaOutOfDate,
     ValidationError,
 )
 from integration_hub.database import migrations_path, schema
+from integration_hub.testing import IntegrationFactory, SyncJobFactory
 from integration_hub.testing.postgres import temporary_database
 
 HEAD = "hub_0004"
@@ -179,6 +181,31 @@ def test_a_downgrade_leaves_the_tables_of_others_alone(url: str) -> None:
         hub.schema.downgrade("base")
     engine.dispose()
     assert "orders" in tables(url)
+
+
+def test_what_is_stored_outlives_a_way_down_and_up_again(url: str) -> None:
+    with Hub.from_url(url) as hub:
+        hub.schema.upgrade()
+        with hub.unit_of_work() as uow:
+            crm = IntegrationFactory(with_webhooks=1, active=True, tags=["a"], store=uow)
+            due = Schedule.once(hub.clock.now())
+            job = SyncJobFactory(
+                integration_id=crm.id, schedule=due, checkpoint={"n": 1}, store=uow
+            )
+            uow.messages.publish("invoice.paid", {"id": 7})
+            uow.commit()
+        with hub.unit_of_work() as uow:
+            (lost,) = uow.sync_jobs.claim("w1")
+            uow.commit()
+        for revision in ("hub_0003", "hub_0002", "hub_0001"):
+            hub.schema.downgrade(revision)
+        assert hub.schema.upgrade().current == HEAD
+    with Hub.from_url(url) as hub, hub.unit_of_work() as uow:
+        assert uow.integrations.get(crm.id) == crm
+        assert uow.webhooks.count() == 1
+        (run,) = uow.sync_jobs.claim("w2")  # though its run went with the table
+        assert (run.sync_job_id, run.checkpoint) == (job.id, {"n": 1})
+        assert [each.id for each in uow.sync_runs.history(job.id)] == [run.id] != [lost.id]
 
 
 def test_an_unknown_revision_is_refused(url: str) -> None:
