@@ -14,7 +14,7 @@ import typer
 from rich.text import Text
 
 from integration_hub.cli.db import db
-from integration_hub.cli.shared import Url, console, problems
+from integration_hub.cli.shared import Url, console, plain, problems
 from integration_hub.cli.sync import sync
 from integration_hub.cli.webhooks import webhooks
 from integration_hub.demo import run_demo
@@ -34,7 +34,8 @@ def main() -> None:
         app()
     except HubError as error:
         # One line, unwrapped: it may hold a command to be copied.
-        problems.print(Text.assemble((error.code, "red"), " ", error.message), soft_wrap=True)
+        line = Text.assemble((error.code, "red"), " ", plain(error.message))
+        problems.print(line, soft_wrap=True)
         sys.exit(1)
 
 

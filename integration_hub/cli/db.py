@@ -9,9 +9,8 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
-from integration_hub.cli.shared import Url, console, opened
+from integration_hub.cli.shared import Url, console, opened, plain
 
 db = typer.Typer(no_args_is_help=True, help="The tables: upgrade, downgrade, and how they are.")
 
@@ -69,7 +68,7 @@ def health(url: Url = None) -> None:
             ahead = found.clock_skew.total_seconds()
             table.add_row("clock", f"{ahead:+.3f} s to the database's, which is gone by")
         if found.error:
-            table.add_row("error", Text(found.error))
+            table.add_row("error", plain(found.error))
         console.print(table)
         if not found.ok:
             raise typer.Exit(1)

@@ -136,15 +136,26 @@ def listed(title: str, items: Iterable[object], columns: Mapping[str, str]) -> N
 
 def show(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     """A table: None as a dash, moments in UTC, ids whole, so that they can be copied."""
-    cells = [[Text(_words(each)) for each in row] for row in rows]
+    cells = [[plain(_words(each)) for each in row] for row in rows]
     if not cells:
-        console.print(Text(f"{title}: none"))
+        console.print(plain(f"{title}: none"))
         return
     headings = [Column(name, overflow="fold", no_wrap=name == "id") for name in columns]
-    table = Table(*headings, title=Text(title), title_justify="left")
+    table = Table(*headings, title=plain(title), title_justify="left")
     for row in cells:
         table.add_row(*row)
     console.print(table)
+
+
+def plain(words: str) -> Text:
+    """Words that may be a stranger's, as a terminal may show them: without markup, and with control
+    characters written out, which could tell it to do more than to show.
+    """
+    return Text("".join(each if each.isprintable() else _escaped(each) for each in words))
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 def _words(value: object) -> str:

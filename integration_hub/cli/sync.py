@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from integration_hub.cli.shared import (
     PRUNED_AT_ONCE,
@@ -27,6 +26,7 @@ from integration_hub.cli.shared import (
     in_batches,
     listed,
     opened,
+    plain,
     pointed_at,
     show,
     work,
@@ -241,7 +241,7 @@ def _change(
     def change(uow: UnitOfWork, now: datetime) -> SyncJob:
         return uow.sync_jobs.save(act(_job(uow, job), now))
 
-    console.print(Text(_told(changed(url, tenant, change))))
+    console.print(plain(_told(changed(url, tenant, change))))
 
 
 def _told(job: SyncJob) -> str:

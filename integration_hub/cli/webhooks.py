@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from integration_hub.cli.shared import (
     PRUNED_AT_ONCE,
@@ -27,6 +26,7 @@ from integration_hub.cli.shared import (
     in_batches,
     listed,
     opened,
+    plain,
     pointed_at,
     show,
     work,
@@ -214,7 +214,7 @@ def _change(
         return uow.webhooks.save(act(_webhook(uow, "webhook", webhook), now))
 
     after = changed(url, tenant, change)
-    console.print(Text(f"{after.name}: {after.status}"))
+    console.print(plain(f"{after.name}: {after.status}"))
 
 
 def _webhook(uow: UnitOfWork, option: str, given: str) -> Webhook:

@@ -170,7 +170,7 @@ from integration_hub.http import BearerAuth
 
 def pull(context):
     if context.job.name == "[bad]":
-        raise ConnectionError("the other [side] hung up")
+        raise ConnectionError("the other [side] hung up\\x1b[2J\\u202e")
     if context.job.name == "slow":
         print("at work", flush=True)
         context.wait(60)
@@ -223,7 +223,8 @@ def test_jobs_are_run_and_looked_at_from_the_shell(
     assert "succeeded" in history
     assert "w7" in history
     assert "succeeded" in told("history", next(i for i in ids if "good" in told("history", i)))
-    assert "side" in told("history", "[bad]", "--status", "failed", "--since", "1h")
+    failed = told("history", "[bad]", "--status", "failed", "--since", "1h")
+    assert r"the other [side] hung up\x1b[2J\u202e" in failed  # and no terminal heeds it
     assert "none" in told("history", "good", "--status", "failed")
     assert "2 runs forgotten" in told("prune", "--older-than", "0s")
 
