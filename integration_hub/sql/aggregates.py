@@ -17,7 +17,7 @@ from integration_hub.domain.webhook import DELIVERABLE, IN_TROUBLE, Webhook
 from integration_hub.ports.query import IntegrationFilter, SyncJobFilter, WebhookFilter
 from integration_hub.ports.repositories import the_only_one
 from integration_hub.ports.sync_runs import CLAIM_LEASE
-from integration_hub.ports.waiting import SYNC_WORK
+from integration_hub.ports.waiting import DELIVERY_WORK, SYNC_WORK
 from integration_hub.sql.mapping import INTEGRATIONS, SYNC_JOBS, WEBHOOKS
 from integration_hub.sql.repositories import SqlRepository
 from integration_hub.sql.statements import Statements
@@ -112,16 +112,35 @@ class SqlSyncJobRepository(SqlRepository[SyncJob, SyncJobFilter]):
         return self.find(SyncJobFilter(integration_id=integration_id))
 
 
+def _is_resumed(item: Integration | Webhook) -> bool:
+    """Whether it became active since it was loaded, so that what waited for that can go on."""
+    stored_at, changed_at = item.updated_at, item.status_changed_at
+    is_changed = changed_at is not None and (stored_at is None or changed_at >= stored_at)
+    return is_changed and item.status == "active"
+
+
 class PostgresIntegrationRepository(SqlIntegrationRepository):
     """Integrations on Postgres."""
 
     STATEMENTS = Statements(INTEGRATIONS, "postgresql")
+
+    def save(self, item: Integration, /) -> Integration:
+        saved = super().save(item)
+        if _is_resumed(item):
+            self._uow.announce(SYNC_WORK)
+        return saved
 
 
 class PostgresWebhookRepository(SqlWebhookRepository):
     """Webhooks on Postgres."""
 
     STATEMENTS = Statements(WEBHOOKS, "postgresql")
+
+    def save(self, item: Webhook, /) -> Webhook:
+        saved = super().save(item)
+        if _is_resumed(item):
+            self._uow.announce(DELIVERY_WORK)
+        return saved
 
 
 class PostgresSyncJobRepository(SqlSyncJobRepository):

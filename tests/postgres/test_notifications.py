@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, timedelta
 from typing import Any
 
@@ -292,6 +293,33 @@ def test_messages_are_told_when_they_are_committed_and_when_they_are_to_be_sent_
         commits(hub, lambda uow: uow.messages.replay(delivery.id))
         assert waiter.wait(10)
         assert said.id == delivery.message_id
+
+
+@pytest.mark.parametrize(
+    ("kind", "channel", "resumes"),
+    [("integrations", SYNC_WORK, "activate"), ("webhooks", DELIVERY_WORK, "resume")],
+)
+def test_who_is_resumed_is_told_of(
+    hub: Hub, parent: Integration, kind: str, channel: str, resumes: str
+) -> None:
+    """What waited for an integration, or a webhook, can go on."""
+    hook = WebhookFactory.build(integration_id=parent.id)
+    commits(hub, lambda uow: uow.webhooks.add(hook))
+    id = parent.id if kind == "integrations" else hook.id
+
+    def save(change: Callable[[Any], Any]) -> None:
+        with hub.unit_of_work() as uow:
+            repository = getattr(uow, kind)
+            repository.save(change(repository.get(id)))
+            uow.commit()
+
+    with hub.waiter(channel) as waiter:
+        save(lambda item: item.pause(hub.clock.now()))
+        assert not waiter.wait(0.05)
+        save(lambda item: getattr(item, resumes)(hub.clock.now()))
+        assert waiter.wait(10)
+        save(lambda item: replace(item, description="as it was, but for this"))
+        assert not waiter.wait(0.05)
 
 
 def test_a_runner_begins_at_once(hub: Hub, parent: Integration) -> None:
