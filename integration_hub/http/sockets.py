@@ -18,6 +18,9 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
+from email.errors import MissingHeaderBodySeparatorDefect
+from http import HTTPStatus
+from http.client import HTTPException, HTTPResponse, UnknownProtocol
 from typing import Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -108,8 +111,34 @@ class TlsSocket(ssl.SSLSocket):
         return super().send(data, flags)
 
 
+class BrokenHeaders(HTTPException):
+    """Headers that can't be read: without them, nobody can tell where the body ends."""
+
+
+class _Answer(HTTPResponse):
+    """An answer, past those that come before it, such as 103 (RFC 9110, 15.2: any number of them).
+
+    http.client goes past 100 alone: it would take another one for the answer, and the answer for
+    that of the next request. And it leaves headers out that come after one that is broken; urllib3
+    then writes these, and the whole URL, into its log.
+    """
+
+    def begin(self) -> None:
+        super().begin()
+        while 100 < self.status < 200:
+            if self.status == HTTPStatus.SWITCHING_PROTOCOLS:  # nobody has asked for that
+                raise UnknownProtocol(self.reason)
+            self.headers = None  # type: ignore[assignment] # pyright: ignore[reportAttributeAccessIssue]
+            super().begin()
+        if any(isinstance(each, MissingHeaderBodySeparatorDefect) for each in self.msg.defects):
+            raise BrokenHeaders
+        self.msg.defects.clear()
+
+
 class _Connects(HTTPConnection):
     """How both kinds of connection are made, and how they note that something was sent."""
+
+    response_class = _Answer
 
     def _new_conn(self) -> socket.socket:
         deadline = DEADLINE.get()

@@ -129,6 +129,52 @@ def test_the_place_of_a_connection_is_free_afterwards_whatever_came_of_it(
         assert client.get("/").is_ok
 
 
+@pytest.mark.parametrize("interim", [b"100 Continue", b"102 Processing", b"103 Early Hints"])
+def test_what_comes_before_the_answer_is_passed_by(serve: Serve, interim: bytes) -> None:
+    """Or the answer would be taken for that of the next request."""
+
+    def behave(peer: Peer) -> None:
+        peer.send(b"HTTP/1.1 " + interim + b"\r\nLink: </a.css>\r\n\r\n")
+        peer.drip(b"HTTP/1.1 " + interim + b"\r\n\r\n", every=0.001)
+        peer.send(answer(b"[%d]" % peer.number))
+
+    server = serve(behave)
+    with HttpClient(server.url, retry=ONCE) as client:
+        values = [client.get("/", into=list[int]).unwrap().value for _ in range(3)]
+    assert (values, server.connections) == ([[1], [2], [3]], 1)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"101 Switching Protocols\r\nUpgrade: h2c\r\n",
+        b"200 OK\r\nno colon\r\nContent-Length: 3\r\nSet-Cookie: s=s3cr3t\r\n",
+        b"200 OK\r\nContent-Type: multipart/mixed; boundary=x\r\nno colon\r\n",
+    ],
+)
+def test_headers_that_make_no_sense_are_told_and_in_no_log(
+    serve: Serve, caplog: pytest.LogCaptureFixture, head: bytes
+) -> None:
+    server = serve(lambda peer: peer.send(b"HTTP/1.1 " + head + b"\r\nabc"))
+    with HttpClient(server.url, retry=ONCE, timeout=5) as client:
+        error = failure(client.get("/", params={"key": "s3cr3t"}), ConnectionFailed)
+    assert error.was_sent
+    assert "s3cr3t" not in str(error) + caplog.text
+
+
+@pytest.mark.parametrize("line", [b" folded: x", b": no name", b"X: \xff\xfe"])
+def test_a_header_that_is_wrong_costs_no_more_than_itself(
+    serve: Serve, caplog: pytest.LogCaptureFixture, line: bytes
+) -> None:
+    server = serve(
+        lambda peer: peer.send(HEAD + line + b"\r\nContent-Length: 3\r\nX-Id: 7\r\n\r\nabc")
+    )
+    with HttpClient(server.url, retry=ONCE, timeout=5) as client:
+        response = client.get("/", params={"key": "s3cr3t"}).unwrap()
+    assert (response.content, response.headers["x-id"]) == (b"abc", "7")
+    assert "s3cr3t" not in caplog.text
+
+
 def test_where_nothing_listens_a_post_is_tried_again() -> None:
     client = HttpClient("http://127.0.0.1:1", retry=AT_ONCE, timeout=5)
     error = failure(client.post("/", json={}))
