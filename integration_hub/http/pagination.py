@@ -14,7 +14,7 @@ from requests.utils import parse_header_links
 
 from integration_hub.domain.errors import ValidationError
 from integration_hub.http.messages import HttpResponse
-from integration_hub.http.urls import Params, query_pairs
+from integration_hub.http.urls import Params, query_pairs, said_by
 
 Place: TypeAlias = tuple[str, Params | None]
 """Where a page is: its path or URL, and its parameters."""
@@ -39,8 +39,9 @@ class LinkHeader:
     def following(self, response: HttpResponse[Any], place: Place) -> Place | None:
         header = response.headers.get("link")
         for link in parse_header_links(header) if header else ():
-            if self.rel in link.get("rel", "").split():
-                return _joined(response.url, link["url"]), None
+            found = {name.lower(): value for name, value in link.items()}
+            if self.rel.lower() in found.get("rel", "").lower().split():
+                return _joined(response.url, found["url"]), None
         return None
 
 
@@ -100,7 +101,7 @@ class Offset:
 
 def _joined(base: str, url: str) -> str:
     try:
-        return urljoin(base, url)
+        return urljoin(base, said_by(url))
     except ValueError:  # it is no URL, as who follows it will find
         return url
 

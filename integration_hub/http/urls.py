@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlencode, urljoin
+from urllib.parse import quote, unquote, urlencode, urljoin
 
 from urllib3.exceptions import LocationParseError
 from urllib3.util import Url, parse_url
@@ -139,6 +139,16 @@ def _text(value: object) -> str:
     return str(value)
 
 
+_MAY_STAND_IN_A_URL = "!#$%&'()*+,/:;=?@[]"  # beside letters, digits and -._~; RFC 3986, 2
+
+
+def said_by(header: str) -> str:
+    """A URL that a header says, with quoted what should have been: blanks, and text in UTF-8, which
+    is there as Latin-1.
+    """
+    return quote(header.strip(), safe=_MAY_STAND_IN_A_URL, encoding="latin-1")
+
+
 class Redirect(NamedTuple):
     """Where a redirect leads, with which method, and whether credentials may go along."""
 
@@ -155,7 +165,7 @@ def redirect(method: str, url: str, status: int, location: str) -> Redirect | No
     15.4). Never from https to http, never to another scheme, never to a URL with credentials.
     """
     try:
-        here, there = parse_url(url), parsed("location", urljoin(url, location))
+        here, there = parse_url(url), parsed("location", urljoin(url, said_by(location)))
     except (ValidationError, ValueError):
         return None
     if here.scheme == "https" and there.scheme != "https":

@@ -377,6 +377,29 @@ def test_credentials_do_not_go_to_another_origin(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(
+    ("location", "path"),
+    [
+        ("/a b", b"/a%20b"),
+        ("/ü?n=ü", b"/%C3%BC?n=%C3%BC"),
+        ("/%C3%BC#there", b"/%C3%BC"),
+        ("?a=1", b"/here?a=1"),
+        ("/a\tb", b"/a%09b"),
+    ],
+)
+def test_a_location_is_read_as_it_is_meant(serve: Serve, location: str, path: bytes) -> None:
+    def behave(peer: Peer) -> None:
+        if peer.number == 1:
+            peer.send(b"HTTP/1.1 302 Found\r\nLocation: " + location.encode() + b"\r\n")
+            peer.send(b"Content-Length: 0\r\n\r\n")
+        else:
+            peer.send(answer())
+
+    server = serve(behave)
+    assert HttpClient(server.url).get("/here").is_ok
+    assert server.requests[1].split(b" ")[1] == path
+
+
+@pytest.mark.parametrize(
     "location",
     ["ftp://127.0.0.1/", "http://user:pass@127.0.0.1/", "http://[::1", "javascript:alert(1)", ""],
 )
