@@ -31,6 +31,7 @@ _NO_SCHEMA = "3F000"  # invalid_schema_name
 _PRIVILEGE = "42501"  # insufficient_privilege
 _UNAVAILABLE = {"57P01", "57P02", "57P03", "53300", "25P03"}  # shut down, starting, too many, idle
 _CONNECTION = "08"  # the class of connection exceptions
+_CONSTRAINT, _DATA = "23", "22"  # the classes of constraint violations, and of data exceptions
 _ABORTED = "25P02"  # in_failed_sql_transaction
 _READ_ONLY = "25006"  # read_only_sql_transaction
 
@@ -42,7 +43,10 @@ def fault(error: SQLAlchemyError) -> HubError:
         return PoolExhausted(message)
     if not isinstance(error, DBAPIError) or error.orig is None:
         return StorageError(f"the database layer failed ({type(error).__name__})")
-    return driver_fault(error.orig, is_lost=error.connection_invalidated)
+    found = driver_fault(error.orig, is_lost=error.connection_invalidated)
+    if not str(error.args[0]).endswith(words := str(error.orig)):
+        error.args = (words,)  # something was hidden there
+    return found
 
 
 def driver_fault(error: BaseException, *, is_lost: bool = False) -> HubError:
@@ -55,6 +59,7 @@ def driver_fault(error: BaseException, *, is_lost: bool = False) -> HubError:
 
 def _postgres_fault(state: str | None, error: BaseException, is_lost: bool) -> HubError:
     kind = type(error).__name__
+    _hide_values(error, state)
     if state in _SERIALIZATION:
         message = "the database chose this transaction to give way to another; run it again"
         return SerializationConflict(message, sqlstate=state)
@@ -62,7 +67,7 @@ def _postgres_fault(state: str | None, error: BaseException, is_lost: bool) -> H
         message = "a statement, or its wait for a lock, took longer than the limit"
         return QueryTimeout(message, sqlstate=state)
     if state in _SCHEMA:
-        return SchemaOutOfDate(f"a table or column that the code needs is missing; {UPGRADE}")
+        return _missing(_first_line(error))
     if state == _NO_SCHEMA:
         return SchemaOutOfDate(
             "none of the schemas in the search_path exists; create one, or set it"
@@ -83,7 +88,21 @@ def _postgres_fault(state: str | None, error: BaseException, is_lost: bool) -> H
     if is_lost:
         message = f"the database can't be reached: {_first_line(error)}"
         return DatabaseUnavailable(message, sqlstate=state)
-    return StorageError(f"the database refused ({kind})", sqlstate=state)
+    constraint = violated_constraint(error)
+    of = f" of {constraint}" if constraint else ""
+    return StorageError(f"the database refused ({kind}{of})", sqlstate=state)
+
+
+def _hide_values(error: BaseException, state: str | None) -> None:
+    """In the error itself, which a traceback shows as the cause of ours: Postgres shows data that
+    it refuses, and in the DETAIL of a broken constraint the whole row.
+    """
+    if state is None:
+        return
+    if state.startswith(_CONSTRAINT):
+        error.args = (_first_line(error),)
+    elif state.startswith(_DATA):
+        error.args = ("the data are not shown",)
 
 
 def is_of_no_use(error: BaseException | None) -> bool:
@@ -97,10 +116,15 @@ def _sqlite_fault(name: str, text: str) -> HubError:
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return QueryTimeout("another writer held the SQLite file for longer than the lock limit")
     if any(words in text for words in ("no such table", "no such column", "has no column")):
-        return SchemaOutOfDate(f"a table or column that the code needs is missing; {UPGRADE}")
+        return _missing(text)
     if name.startswith(("SQLITE_CANTOPEN", "SQLITE_NOTADB", "SQLITE_READONLY", "SQLITE_IOERR")):
         return DatabaseUnavailable(f"the SQLite file can't be used: {text}")
     return StorageError(f"SQLite refused ({name})")
+
+
+def _missing(words: str) -> SchemaOutOfDate:
+    problem = f"a table or column that is asked for is missing ({words})"
+    return SchemaOutOfDate(f"{problem}; if it is one of the hub's, {UPGRADE}")
 
 
 def _first_line(error: BaseException) -> str:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from traceback import format_exception
 
 import pydantic
 import pytest
@@ -52,6 +53,7 @@ def manager(request: pytest.FixtureRequest) -> Iterator[DatabaseConnectionManage
     manager.query("INSERT INTO shops VALUES (1, 'north'), (2, 'south')")
     yield manager
     manager.query("DROP TABLE shops")
+    manager.query("DROP TABLE IF EXISTS keys")
     manager.close()
 
 
@@ -116,34 +118,42 @@ def test_a_session_is_one_of_sqlalchemy_s_own(manager: DatabaseConnectionManager
 
 
 @pytest.mark.parametrize(
-    ("statement", "error"),
+    ("statement", "error", "named"),
     [
-        ("SELECT * FROM nowhere", SchemaOutOfDate),
-        ("SELECT absent FROM shops", SchemaOutOfDate),
-        ("INSERT INTO shops VALUES (1, 'again')", StorageError),
-        ("SELEKT", StorageError),
+        ("SELECT * FROM nowhere", SchemaOutOfDate, "nowhere"),
+        ("SELECT absent FROM shops", SchemaOutOfDate, "absent"),
+        ("INSERT INTO shops VALUES (1, 'again')", StorageError, "refused"),
+        ("SELEKT", StorageError, "refused"),
     ],
 )
 def test_faults_come_as_errors_of_the_package(
-    manager: DatabaseConnectionManager, statement: str, error: type[HubError]
+    manager: DatabaseConnectionManager, statement: str, error: type[HubError], named: str
 ) -> None:
-    with pytest.raises(error):
+    with pytest.raises(error, match=named):
         manager.query(statement)
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO shops VALUES (1, :name)",
+        "INSERT INTO keys VALUES (:name, 1)",
+        "INSERT INTO keys VALUES ('other' || :name, -1)",
+        "INSERT INTO keys VALUES ('other' || :name, NULL)",
+        "INSERT INTO keys SELECT :name, CAST(absent.name AS integer) FROM shops AS absent",
+    ],
+)
 def test_parameters_stay_out_of_errors_and_logs(
-    manager: DatabaseConnectionManager, caplog: pytest.LogCaptureFixture
+    manager: DatabaseConnectionManager, caplog: pytest.LogCaptureFixture, statement: str
 ) -> None:
+    manager.query("CREATE TABLE keys (id varchar(99) PRIMARY KEY, n int NOT NULL CHECK (n > 0))")
+    manager.query("INSERT INTO keys VALUES (:name, 1)", {"name": PASSWORD})
+    manager.query("UPDATE shops SET name = :name", {"name": PASSWORD})
     caplog.set_level(logging.DEBUG)
     with pytest.raises(StorageError) as refused:
-        manager.query("INSERT INTO shops VALUES (1, :name)", {"name": PASSWORD})
-    chain: list[BaseException] = []
-    error: BaseException | None = refused.value
-    while error is not None:
-        chain.append(error)
-        error = error.__cause__
+        manager.query(statement, {"name": PASSWORD})
     assert PASSWORD not in caplog.text
-    assert PASSWORD not in "".join(str(each) for each in chain)
+    assert PASSWORD not in "".join(format_exception(refused.value))
 
 
 def test_health_tells_latency_version_and_pool(manager: DatabaseConnectionManager) -> None:
