@@ -34,7 +34,7 @@ from integration_hub.http.messages import Headers, HttpResponse, charset_of, dec
 from integration_hub.http.options import Limits, Proxies, Timeout, Tls
 from integration_hub.http.pagination import PageStrategy, Place, checked_strategy
 from integration_hub.http.retry import RetryPolicy
-from integration_hub.http.sockets import Deadline
+from integration_hub.http.sockets import DEADLINE, Deadline
 from integration_hub.http.transport import Reply, Transport, UrllibTransport
 from integration_hub.http.urls import BaseUrl, Params, with_params
 
@@ -313,6 +313,7 @@ class HttpClient:
         given = options.get("timeout")
         limits = self._timeout if given is None else _timeout(given, self._timeout)
         deadline = Deadline.of(limits, self._transport.now)
+        deadline.no_later_than(DEADLINE.get())
         has_key = "Idempotency-Key" in headers
         return Call(method, url, headers, content, deadline, has_key, is_streamed)
 

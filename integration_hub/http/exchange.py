@@ -27,7 +27,7 @@ from integration_hub.http.interceptors import Auth, Interceptor
 from integration_hub.http.messages import Headers, HttpRequest, charset_of
 from integration_hub.http.options import Limits
 from integration_hub.http.retry import RetryBudget, RetryPolicy, retry_after
-from integration_hub.http.sockets import Deadline
+from integration_hub.http.sockets import Deadline, within
 from integration_hub.http.transport import Reply, Transport
 from integration_hub.http.urls import redirect
 
@@ -174,15 +174,18 @@ class Exchange:
             request = interceptor.on_request(request)
         if self._auth is None:
             return self._followed(call, request)
-        sent = self._auth.on_request(request)
+        with within(call.deadline):
+            sent = self._auth.on_request(request)
         try:
             return self._followed(call, sent)
         except StatusError as error:
             if error.status != 401 or not call.content.can_be_sent():
                 raise
-            if not self._auth.on_unauthorized(sent):
-                raise
-        return self._followed(call, self._auth.on_request(request))
+            with within(call.deadline):
+                if not self._auth.on_unauthorized(sent):
+                    raise
+                sent = self._auth.on_request(request)
+        return self._followed(call, sent)
 
     def _followed(self, call: Call, request: HttpRequest) -> Answer:
         """Send it, and follow where it is redirected to, as far as that is safe."""

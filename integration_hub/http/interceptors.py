@@ -1,8 +1,8 @@
 """What looks at every request, response and error on its way, and may change it.
 
-May import: `domain`, `messages`, `urls`. Requests pass the interceptors in order, responses and
-errors in reverse; each try of a request passes anew. Authentication comes last on the way out, so
-that no other interceptor sees it.
+May import: `domain`, `messages`, `sockets`, `urls`. Requests pass the interceptors in order,
+responses and errors in reverse; each try of a request passes anew. Authentication comes last on the
+way out, so that no other interceptor sees it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import math
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
@@ -21,8 +23,11 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from integration_hub.domain.errors import HttpError, StatusError
 from integration_hub.domain.values import checked_duration, new_id, without_query
 from integration_hub.http.messages import Headers, HttpRequest, HttpResponse
+from integration_hub.http.sockets import DEADLINE
 
 HIDDEN = "***"
+_HOUR = 3600.0
+_TOKEN = re.compile(r"[\x21-\x7e]+")  # more than RFC 6750 has, and nothing that a header can't hold
 _SECRET_HEADERS = frozenset(
     {"authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key", "api-key"}
 )
@@ -101,8 +106,9 @@ class ApiKeyAuth(Auth):
 class OAuth2ClientCredentials(Auth):
     """A token by the client credentials grant (RFC 6749, 4.4), got when it is first needed.
 
-    It is got anew before it expires (`early` seconds before), and once after a 401. Of many threads
-    that need it at the same time, one asks the authorization server, and the others wait for it.
+    It is got anew before it expires (`early` seconds before, or after half of its lifetime), and
+    once after a 401. Of many threads that need it at the same time, one asks the authorization
+    server, and the others wait for it, each within the total time limit of its call.
     """
 
     def __init__(
@@ -127,22 +133,35 @@ class OAuth2ClientCredentials(Auth):
         self._expires = 0.0
 
     def on_request(self, request: HttpRequest) -> HttpRequest:
-        return request.merged({"Authorization": f"Bearer {self._current()}"})
+        return request.merged({"Authorization": f"Bearer {self._current(request)}"})
 
     def on_unauthorized(self, request: HttpRequest) -> bool:
         refused = request.headers.get("Authorization")
-        with self._lock:
+        with self._turn(request):
             if self._token is not None and refused == f"Bearer {self._token}":
                 self._token = None  # else another thread has got a new one since
         return True
 
-    def _current(self) -> str:
-        with self._lock:
+    def _current(self, request: HttpRequest) -> str:
+        with self._turn(request):
             now = self._client.now()
             if self._token is None or now >= self._expires:
                 self._fetch(now)
             assert self._token is not None
             return self._token
+
+    @contextmanager
+    def _turn(self, request: HttpRequest) -> Iterator[None]:
+        """A block for one thread at a time. Raises `TimedOut` where the call is over before."""
+        deadline = DEADLINE.get()
+        patience = -1 if deadline is None else max(0.0, deadline.left())
+        if not self._lock.acquire(timeout=patience):
+            assert deadline is not None
+            raise deadline.passed("total", request)
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def _fetch(self, now: float) -> None:
         # The same each time it is repeated, so that a retry does no harm; but it is a POST.
@@ -152,12 +171,20 @@ class OAuth2ClientCredentials(Auth):
         response = outcome.unwrap()
         document = response.json()
         token = document.get("access_token") if isinstance(document, dict) else None
-        if not isinstance(token, str):
-            raise response.undecodable("access_token", "must be a string")
-        lifetime = document.get("expires_in", 3600)
-        seconds = float(lifetime) if isinstance(lifetime, int | float | str) else 3600.0
+        if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+            raise response.undecodable("access_token", "must be a token (RFC 6750, 2.1)")
+        seconds = _lifetime(document.get("expires_in"))
         self._token = token
-        self._expires = now + max(seconds - self._early, 0.0)
+        self._expires = now + max(seconds - self._early, seconds / 2)
+
+
+def _lifetime(said: object) -> float:
+    """Seconds; an hour where nothing is said that makes sense. Some say it in a string."""
+    try:
+        seconds = float(said) if isinstance(said, int | float | str) else math.nan
+    except (ValueError, OverflowError):
+        seconds = math.nan
+    return seconds if 0 <= seconds < math.inf else _HOUR
 
 
 class RequestIdInterceptor(Interceptor):

@@ -14,7 +14,8 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
@@ -56,6 +57,12 @@ class Deadline:
     def left(self) -> float:
         return self.at - self.now()
 
+    def no_later_than(self, other: Deadline | None) -> None:
+        """Be over with a call that this one is made for, to get a token say, on whatever clock."""
+        if other is not None and other.left() < self.left():
+            self.total = max(0.0, other.left())
+            self.at = self.now() + self.total
+
     def wait(self, limit: float) -> float:
         """How long a socket may wait for something with this limit; raises if it is over."""
         left = self.at - self.now()
@@ -78,6 +85,16 @@ class Deadline:
 
 
 DEADLINE: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
+
+
+@contextmanager
+def within(deadline: Deadline) -> Iterator[None]:
+    """A block that belongs to a call: what waits in it asks the call's deadline first."""
+    token = DEADLINE.set(deadline)
+    try:
+        yield
+    finally:
+        DEADLINE.reset(token)
 
 
 def _armed(sock: socket.socket) -> None:

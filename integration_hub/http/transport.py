@@ -37,12 +37,12 @@ from integration_hub.domain.errors import (
 from integration_hub.http.messages import HttpRequest
 from integration_hub.http.options import Limits, Proxies, Tls
 from integration_hub.http.sockets import (
-    DEADLINE,
     Addresses,
     Deadline,
     Pool,
     TlsPool,
     TlsSocket,
+    within,
 )
 from integration_hub.http.urls import Origin, origin
 
@@ -140,25 +140,23 @@ class UrllibTransport:
         if self._guard is not None:
             safe_url = request.safe_url
             deadline.guard = partial(self._guard, method=request.method, url=safe_url)
-        token = DEADLINE.set(deadline)
         try:
-            raw = pool.urlopen(
-                request.method,
-                request.url if _is_forwarded(pool) else url.request_uri,
-                body=body,
-                headers=request.headers.plain(),
-                retries=False,
-                redirect=False,
-                assert_same_host=False,
-                preload_content=False,
-                timeout=_timeout(deadline),
-                pool_timeout=deadline.wait(deadline.connect),  # type: ignore[arg-type]
-                chunked=is_stream and "content-length" not in request.headers,
-            )
+            with within(deadline):
+                raw = pool.urlopen(
+                    request.method,
+                    request.url if _is_forwarded(pool) else url.request_uri,
+                    body=body,
+                    headers=request.headers.plain(),
+                    retries=False,
+                    redirect=False,
+                    assert_same_host=False,
+                    preload_content=False,
+                    timeout=_timeout(deadline),
+                    pool_timeout=deadline.wait(deadline.connect),  # type: ignore[arg-type]
+                    chunked=is_stream and "content-length" not in request.headers,
+                )
         except (Urllib3Error, OSError, ValueError) as error:
             _raise(error, request, deadline)
-        finally:
-            DEADLINE.reset(token)
         return _Urllib3Reply(raw, request, deadline)
 
     def _open(self, url: Url) -> HTTPConnectionPool:
@@ -303,14 +301,12 @@ class _Urllib3Reply:
         self.headers: Mapping[str, str] = raw.headers
 
     def read(self, most: int) -> bytes:
-        token = DEADLINE.set(self._deadline)
         try:
-            content: bytes = self._raw.read(most + 1, decode_content=True)
+            with within(self._deadline):
+                content: bytes = self._raw.read(most + 1, decode_content=True)
         except (Urllib3Error, OSError, ValueError) as error:
             self.close()
             _raise(error, self._request, self._deadline)
-        finally:
-            DEADLINE.reset(token)
         if len(content) > most:
             self.close()
             names = {"method": self._request.method, "url": self._request.safe_url}
@@ -326,14 +322,12 @@ class _Urllib3Reply:
             self.close()
 
     def _chunk(self, size: int) -> bytes:
-        token = DEADLINE.set(self._deadline)
         try:
-            found: bytes = self._raw.read(size, decode_content=True)
-            return found
+            with within(self._deadline):
+                found: bytes = self._raw.read(size, decode_content=True)
+                return found
         except (Urllib3Error, OSError, ValueError) as error:
             _raise(error, self._request, self._deadline)
-        finally:
-            DEADLINE.reset(token)
 
     def close(self) -> None:
         self._raw.close()

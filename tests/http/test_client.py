@@ -9,6 +9,7 @@ import os
 import re
 import ssl
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,7 @@ from integration_hub import (
     Ok,
     RetryPolicy,
     StatusError,
+    TimedOut,
     ValidationError,
 )
 from integration_hub.http import Backoff, Proxies, Tls
@@ -596,6 +598,22 @@ def test_many_threads_fetch_one_token(httpserver: HTTPServer) -> None:
         outcomes = list(pool.map(lambda _: login.client.get("data").is_ok, range(16)))
     assert outcomes == [True] * 16
     assert len(login.asked) == 2
+
+
+def test_a_login_that_hangs_is_over_with_the_call(serve: Serve) -> None:
+    """So is the wait for another thread's login."""
+    server = serve(lambda peer: peer.hang())
+    auth = OAuth2ClientCredentials(f"{server.url}/token", "id", "s3cr3t")
+    client = HttpClient(server.url, auth=auth)
+    began = time.monotonic()
+    with ThreadPoolExecutor(3) as pool:
+        outcomes = list(pool.map(lambda total: client.get("/", timeout=total), [0.6, 0.3, 0.3]))
+    assert time.monotonic() - began < 5
+    for outcome in outcomes:
+        assert isinstance(outcome, Err)
+        last = getattr(outcome.error, "last", outcome.error)
+        assert isinstance(last, TimedOut)
+    assert all(b"/token" in request for request in server.requests)
 
 
 def test_a_login_that_fails_is_the_outcome_and_tells_no_secret(httpserver: HTTPServer) -> None:

@@ -197,22 +197,34 @@ def test_a_call_is_logged_in_a_line_for_each_try_and_answer(
     assert '"id": 7' in caplog.messages[4]
 
 
-def test_a_token_is_fetched_anew_a_while_before_it_expires() -> None:
+@pytest.mark.parametrize("said", [None, "soon", "", -5, 1e999, "nan", [], {}, 10**400])
+def test_a_token_is_fetched_anew_a_while_before_it_expires(said: object) -> None:
+    """And after an hour, where nothing is said that makes sense."""
     logins = ScriptedTransport()
     logins.reply(200, json={"access_token": "t1", "expires_in": 100})
     logins.reply(200, json={"access_token": "t2", "expires_in": "100"})
     logins.reply(200, json={"access_token": "t3", "expires_in": 10})  # shorter than it is early
-    logins.reply(200, json={"access_token": "t4"})  # an hour, if it doesn't say
+    logins.reply(200, json={"access_token": "t4", "expires_in": said})
     auth = OAuth2ClientCredentials("https://crm.test/token", "id", "s", client=client(logins))
     transport = ScriptedTransport()
     caller = client(transport, auth=auth)
-    for seconds in (0, 69, 1, 70, 0, 3_569, 0):
+    for seconds in (0, 69, 1, 70, 4, 1, 3_569):
         logins.clock.advance(seconds)
         transport.reply(200)
         caller.get("x").unwrap()
     sent = [each.headers["Authorization"] for each in transport.requests]
-    assert sent == [f"Bearer {token}" for token in ("t1", "t1", "t2", "t3", "t4", "t4", "t4")]
+    assert sent == [f"Bearer {token}" for token in ("t1", "t1", "t2", "t3", "t3", "t4", "t4")]
     assert logins.left == 0
+
+
+@pytest.mark.parametrize("token", ["", "a b", "t\r\nX: y", "ü", 7, None])
+def test_a_token_that_no_header_can_hold_is_the_outcome(token: object) -> None:
+    logins = ScriptedTransport().reply(200, json={"access_token": token})
+    auth = OAuth2ClientCredentials("https://crm.test/token", "id", "s", client=client(logins))
+    outcome = client(ScriptedTransport(), auth=auth).get("x")
+    assert isinstance(outcome, Err)
+    assert isinstance(outcome.error, DecodeError)
+    assert outcome.error.where == "access_token"
 
 
 SECRETS = st.text("abcdefgh", min_size=8, max_size=12).map(lambda text: f"S3CR3T{text}")
