@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any, Generic, Protocol, TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID
+from zlib import crc32
 
 from integration_hub.domain.errors import (
     DeliveryNotFound,
@@ -350,8 +351,8 @@ class MessagesLife(Generic[U]):
         duration = checked_lease("lease", lease)
         moment = self.clock.now() if now is None else checked_time("now", now)
         waiting = {each.webhook.id: each for each in self._waiting(moment, MOST_WAITING)}
-        webhooks = [each.webhook for each in waiting.values()]
-        rooms = _rooms(webhooks, limit, per_host, of_failing, busy)
+        places = _by_lot([_Place.of(each.webhook) for each in waiting.values()], moment)
+        rooms = _rooms(places, limit, per_host, of_failing, busy)
         taken = self._take(rooms, moment, duration) if rooms else []
         found = []
         for before, delivery in taken:
@@ -552,17 +553,27 @@ class _Place:
         return cls(webhook.id, host_of(webhook), most, is_failing)
 
 
+def _by_lot(places: list[_Place], now: datetime) -> list[_Place]:
+    """Those that are failing, among themselves, in another order each time: the longest waiting are
+    those that never answer, and would have every turn. The same in every store.
+    """
+    stamp = now.isoformat().encode()
+    failing = [place for place in places if place.is_failing]
+    lots = iter(sorted(failing, key=lambda place: crc32(place.id.bytes + stamp)))
+    return [next(lots) if place.is_failing else place for place in places]
+
+
 def _rooms(
-    waiting: Iterable[Webhook], limit: int, per_host: int, of_failing: int, busy: Iterable[Webhook]
+    waiting: list[_Place], limit: int, per_host: int, of_failing: int, busy: Iterable[Webhook]
 ) -> dict[UUID, int]:
     """How many deliveries to take of each endpoint: one each in turn, so that none is starved."""
-    places = {webhook.id: _Place.of(webhook) for webhook in waiting}
+    places = {place.id: place for place in waiting}
     taken = [places.get(webhook.id) or _Place.of(webhook) for webhook in busy]
     at = Counter(place.id for place in taken)
     hosts = Counter(place.host for place in taken)
     failing = sum(place.is_failing for place in taken)
     rooms: Counter[UUID] = Counter()
-    open_to = list(places.values())
+    open_to = waiting
     while open_to and rooms.total() < limit:
         still = []
         for place in open_to:
