@@ -13,7 +13,6 @@ import os
 import socket
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -72,7 +71,7 @@ class OffersMessages(OpensUnitsOfWork, Protocol):
     def waiter(self, channel: str) -> Waiter: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Sending:
     """A delivery that was claimed, and what it takes to make it."""
 
@@ -97,7 +96,8 @@ class WebhookDispatcher:
     """Delivers messages, of all tenants unless one is named; any number of them work together.
 
     `concurrency` requests are made at once, `per_host` of them to one host at the most. Webhooks
-    that are failing are sent to one at a time, and have half of the threads at the most, so that
+    that are failing are sent to one at a time, and those that have failed since their last success
+    have half of the threads at the most, so that
     many that never answer leave the others be. Only the public internet is sent to, unless
     `allow_private_addresses`, or `allow_networks` (such as ``["10.20.0.0/16"]``), say more.
     Durations in seconds or `timedelta`: `lease` is how long a dispatcher that is not heard of keeps
@@ -135,11 +135,10 @@ class WebhookDispatcher:
             transport=transport or UrllibTransport(limits=limits, tls=tls, guard=guard),
         )
         self._lock = threading.Lock()
-        self._at: Counter[UUID] = Counter()
-        self._webhooks: dict[UUID, Webhook] = {}
+        self._at: set[_Sending] = set()
         self._to_come: list[datetime] = []  # a heap: when its own attempts are to be made again
         threads = checked_count("concurrency", concurrency, least=1, most=MOST_CLAIMED)
-        self._of_failing = max(1, threads // 2)
+        self._of_troubled = max(1, threads // 2)
         self._poll = checked_period("poll", poll)
         self._workforce = Workforce(
             claim=self._claimed,
@@ -210,7 +209,7 @@ class WebhookDispatcher:
                 limit=room,
                 lease=self._lease,
                 per_host=self._per_host,
-                of_failing=self._of_failing,
+                of_troubled=self._of_troubled,
                 busy=self._busy(),
             )
             hooks = {each.webhook_id: each.webhook for each in found if each.webhook is not None}
@@ -232,9 +231,7 @@ class WebhookDispatcher:
                 heappop(self._to_come)
         claimed = repeated(self._hub, claim, tenant=self._tenant, actor=self.worker)
         with self._lock:
-            for each in claimed:
-                self._at[each.webhook.id] += 1
-                self._webhooks[each.webhook.id] = each.webhook
+            self._at.update(claimed)
         return claimed
 
     def _due_in(self) -> float:
@@ -243,9 +240,9 @@ class WebhookDispatcher:
             then = self._to_come[0] if self._to_come else None
         return math.inf if then is None else (then - self._hub.clock.now()).total_seconds()
 
-    def _busy(self) -> list[Webhook]:
+    def _busy(self) -> list[WebhookDelivery]:
         with self._lock:
-            return [self._webhooks[id] for id in self._at.elements()]
+            return [each.delivery for each in self._at]
 
     def _deliver(self, sending: _Sending) -> _Made | None:
         """Send it, or give it back; gives what came of it, if it was sent."""
@@ -256,9 +253,7 @@ class WebhookDispatcher:
             return None
         finally:
             with self._lock:
-                self._at[sending.webhook.id] -= 1
-                if not self._at[sending.webhook.id]:
-                    del self._at[sending.webhook.id], self._webhooks[sending.webhook.id]
+                self._at.discard(sending)
 
     def _made(self, sending: _Sending) -> _Made | None:
         options = DeliveryOptions.of(sending.webhook)

@@ -32,8 +32,6 @@ from integration_hub.ports.query import WebhookFilter
 if TYPE_CHECKING:
     from integration_hub.memory.unit_of_work import MemoryUnitOfWork
 
-_FAILING = WebhookStatus.FAILING
-
 
 class InMemoryMessageRepository(MessagesLife["MemoryUnitOfWork"]):
     """Messages over dicts."""
@@ -135,7 +133,8 @@ class InMemoryMessageRepository(MessagesLife["MemoryUnitOfWork"]):
                 webhook = self._uow.layer(Webhook).get(id)
                 health = self._uow.layer(WebhookHealth).get(id)
                 if webhook is not None and self._may_be_sent_to(webhook, health, now):
-                    found.append(Waiting(webhook, health is not None, first))
+                    is_troubled = health is not None or webhook.status == WebhookStatus.FAILING
+                    found.append(Waiting(webhook, is_troubled, first))
         return _by_turns(sorted(found, key=lambda each: (each.since, each.webhook.id)))[:limit]
 
     def _may_be_sent_to(
@@ -238,9 +237,9 @@ class InMemoryMessageRepository(MessagesLife["MemoryUnitOfWork"]):
 
 
 def _by_turns(waiting: list[Waiting]) -> list[Waiting]:
-    """One that is failing, and one that is not; each kind in the order in which it is given."""
+    """One that is troubled, and one that is not; each kind in the order in which it is given."""
     turns = {True: count(), False: count()}
-    return sorted(waiting, key=lambda each: next(turns[each.webhook.status == _FAILING]))
+    return sorted(waiting, key=lambda each: next(turns[each.is_troubled]))
 
 
 def _made(delivery: WebhookDelivery) -> tuple[datetime, UUID]:

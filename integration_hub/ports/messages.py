@@ -145,15 +145,15 @@ class MessageRepository(Protocol):
         limit: int = 10,
         lease: timedelta | float = DELIVERY_LEASE,
         per_host: int = PER_HOST,
-        of_failing: int = MOST_CLAIMED,
-        busy: Iterable[Webhook] = (),
+        of_troubled: int = MOST_CLAIMED,
+        busy: Iterable[WebhookDelivery] = (),
         now: datetime | None = None,
     ) -> list[WebhookDelivery]:
         """Deliveries that are due, each for this dispatcher alone until its lease runs out.
 
         Of a webhook, no more than its ``max_concurrency``, or one while it is failing; of a host no
-        more than `per_host`, and of all that are failing no more than `of_failing`; less those in
-        `busy`, which has a webhook for each delivery that this dispatcher is at.
+        more than `per_host`; and of all that have failed since their last success no more than
+        `of_troubled`. What this dispatcher is at, `busy`, counts.
         """
         ...
 
@@ -174,7 +174,9 @@ class MessageRepository(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """An endpoint with deliveries that are due, the earliest of them at `since`."""
+    """An endpoint with deliveries that are due, the earliest of them at `since`; and whether it has
+    failed since its last success.
+    """
 
     webhook: Webhook
     is_troubled: bool
@@ -340,19 +342,19 @@ class MessagesLife(Generic[U]):
         limit: int = 10,
         lease: timedelta | float = DELIVERY_LEASE,
         per_host: int = PER_HOST,
-        of_failing: int = MOST_CLAIMED,
-        busy: Iterable[Webhook] = (),
+        of_troubled: int = MOST_CLAIMED,
+        busy: Iterable[WebhookDelivery] = (),
         now: datetime | None = None,
     ) -> list[WebhookDelivery]:
         self._uow.require_active()
         checked_count("limit", limit, least=1, most=MOST_CLAIMED)
         checked_count("per_host", per_host, least=1)
-        checked_count("of_failing", of_failing)
+        checked_count("of_troubled", of_troubled)
         duration = checked_lease("lease", lease)
         moment = self.clock.now() if now is None else checked_time("now", now)
         waiting = {each.webhook.id: each for each in self._waiting(moment, MOST_WAITING)}
-        places = _by_lot([_Place.of(each.webhook) for each in waiting.values()], moment)
-        rooms = _rooms(places, limit, per_host, of_failing, busy)
+        places = [_Place.of(each.webhook, each.is_troubled) for each in waiting.values()]
+        rooms = _rooms(_by_lot(places, moment), limit, per_host, of_troubled, busy)
         taken = self._take(rooms, moment, duration) if rooms else []
         found = []
         for before, delivery in taken:
@@ -479,7 +481,7 @@ class MessagesLife(Generic[U]):
 
     def _waiting(self, now: datetime, limit: int) -> list[Waiting]:
         """Endpoints that may be sent to and have something due, the longest waiting first, and by
-        turns one that is failing and one that is not: so that many of the former hide none.
+        turns one that is troubled and one that is not: so that many of the former hide none.
         """
         raise AssertionError(type(self).__name__)
 
@@ -544,34 +546,46 @@ class _Place:
     id: UUID
     host: str
     most: int
-    is_failing: bool
+    is_troubled: bool
 
     @classmethod
-    def of(cls, webhook: Webhook) -> _Place:
+    def of(cls, webhook: Webhook, is_troubled: bool) -> _Place:
         is_failing = webhook.status == WebhookStatus.FAILING
         most = 1 if is_failing else DeliveryOptions.of(webhook).max_concurrency
-        return cls(webhook.id, host_of(webhook), most, is_failing)
+        return cls(webhook.id, host_of(webhook), most, is_troubled)
+
+    @classmethod
+    def at(cls, delivery: WebhookDelivery) -> _Place:
+        """Where a dispatcher is."""
+        if checked_delivery(delivery).webhook is None:
+            raise ValidationError("busy", delivery.id, "must be deliveries that a claim gave")
+        assert delivery.webhook is not None
+        return cls.of(delivery.webhook, delivery.is_troubled)
 
 
 def _by_lot(places: list[_Place], now: datetime) -> list[_Place]:
-    """Those that are failing, among themselves, in another order each time: the longest waiting are
-    those that never answer, and would have every turn. The same in every store.
+    """Those that are troubled, among themselves, in another order each time: the longest waiting
+    are those that never answer, and would have every turn. The same in every store.
     """
     stamp = now.isoformat().encode()
-    failing = [place for place in places if place.is_failing]
-    lots = iter(sorted(failing, key=lambda place: crc32(place.id.bytes + stamp)))
-    return [next(lots) if place.is_failing else place for place in places]
+    troubled = [place for place in places if place.is_troubled]
+    lots = iter(sorted(troubled, key=lambda place: crc32(place.id.bytes + stamp)))
+    return [next(lots) if place.is_troubled else place for place in places]
 
 
 def _rooms(
-    waiting: list[_Place], limit: int, per_host: int, of_failing: int, busy: Iterable[Webhook]
+    waiting: list[_Place],
+    limit: int,
+    per_host: int,
+    of_troubled: int,
+    busy: Iterable[WebhookDelivery],
 ) -> dict[UUID, int]:
     """How many deliveries to take of each endpoint: one each in turn, so that none is starved."""
-    places = {place.id: place for place in waiting}
-    taken = [places.get(webhook.id) or _Place.of(webhook) for webhook in busy]
+    known = {place.id: place for place in waiting}
+    taken = [known.get(place.id, place) for place in map(_Place.at, busy)]
     at = Counter(place.id for place in taken)
     hosts = Counter(place.host for place in taken)
-    failing = sum(place.is_failing for place in taken)
+    troubled = sum(place.is_troubled for place in taken)
     rooms: Counter[UUID] = Counter()
     open_to = waiting
     while open_to and rooms.total() < limit:
@@ -581,12 +595,12 @@ def _rooms(
                 break
             if at[place.id] >= place.most or hosts[place.host] >= per_host:
                 continue
-            if place.is_failing and failing >= of_failing:
+            if place.is_troubled and troubled >= of_troubled:
                 continue
             rooms[place.id] += 1
             at[place.id] += 1
             hosts[place.host] += 1
-            failing += place.is_failing
+            troubled += place.is_troubled
             still.append(place)
         open_to = still
     return dict(rooms)

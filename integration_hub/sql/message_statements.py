@@ -58,12 +58,11 @@ WITH RECURSIVE hooks(id) AS (
         AND d.webhook_id = h.id ORDER BY d.next_attempt_at LIMIT 1) AS since
     FROM hooks h WHERE h.id IS NOT NULL
 )
-SELECT {columns}, t.id IS NOT NULL AS is_troubled, due.since AS since
+SELECT {columns}, {troubled} AS is_troubled, due.since AS since
 FROM due JOIN webhooks w ON w.id = due.id LEFT JOIN webhook_health t ON t.id = w.id
 WHERE due.since <= :now AND w.is_active AND w.status IN ({deliverable})
     AND (t.throttled_until IS NULL OR t.throttled_until <= :now) {scope}
-ORDER BY row_number() OVER (PARTITION BY w.status = 'failing' ORDER BY due.since, w.id),
-    due.since, w.id
+ORDER BY row_number() OVER (PARTITION BY {troubled} ORDER BY due.since, w.id), due.since, w.id
 LIMIT :limit
 """
 
@@ -202,6 +201,7 @@ class MessageStatements:
             columns=WEBHOOKS.listed("w"),
             open=_open("d"),
             deliverable=_MAY_BE_SENT_TO,
+            troubled="(t.id IS NOT NULL OR w.status = 'failing')",
             scope="AND w.tenant_id = :tenant_id" if scoped else "",
         )
         typed = [

@@ -120,7 +120,7 @@ class Messages(RuleBasedStateMachine):
         limit=st.integers(1, 4),
         lease=st.sampled_from([30, 60]),
         per_host=st.integers(1, 4),
-        of_failing=st.integers(0, 3),
+        of_troubled=st.integers(0, 3),
         tenant=MOSTLY_EVERY_TENANT,
     )
     def claim(self, tenant: Tenant, **options: Any) -> None:

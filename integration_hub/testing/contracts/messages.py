@@ -340,9 +340,8 @@ class MessageContract:
             hooks[1].id: 2,
             hooks[2].id: 3,
         }
-        busy = [each.webhook for each in found if each.webhook is not None]
-        assert self.claim(hub, per_host=4, busy=busy) == []
-        more = self.claim(hub, per_host=5, busy=busy)
+        assert self.claim(hub, per_host=4, busy=found) == []
+        more = self.claim(hub, per_host=5, busy=found)
         assert [each.webhook_id for each in more] == [hooks[1].id]
 
     def test_who_is_failing_is_sent_to_one_at_a_time(
@@ -354,28 +353,39 @@ class MessageContract:
         at = self.claim(hub, limit=6)
         for each in at[1:]:
             self.record(hub, each, 500)
-        busy = [each.webhook for each in at[:1] if each.webhook is not None]
-        assert self.claim(hub, busy=busy) == []
+        assert self.claim(hub, busy=at[:1]) == []
         (probe,) = self.claim(hub)
         self.record(hub, probe)
         assert len(self.claim(hub)) == 5
 
-    def test_of_all_that_are_failing_no_more_than_asked_for(
-        self, hub: Hub, parent: Integration, hub_clock: ManualClock
+    def test_of_all_that_are_troubled_no_more_than_asked_for(
+        self, hub: Hub, parent: Integration
     ) -> None:
-        hooks = [
-            self.add_webhook(hub, parent, url=f"https://h{number}.example", failing=number > 0)
-            for number in range(4)
-        ]
-        for number in range(2):
+        """Those that have failed since their last success, be it once."""
+        for number in range(4):
+            self.add_webhook(hub, parent, url=f"https://h{number}.example")
+        for number in range(3):
             self.publish(hub, data=number)
-        assert {each.webhook_id for each in self.claim(hub, of_failing=0)} == {hooks[0].id}
-        first = [each.webhook for each in self.claim(hub, of_failing=2)]
-        # They count, though they were well when they were claimed.
-        busy = [dataclasses.replace(hook, status="active") for hook in first if hook is not None]
-        assert self.claim(hub, of_failing=2, busy=busy) == []
-        (last,) = self.claim(hub, of_failing=3, busy=busy)
-        assert {last.webhook_id, *(hook.id for hook in busy)} == {hook.id for hook in hooks[1:]}
+        well, *others = self.claim(hub, limit=4)
+        self.record(hub, well)
+        for each in others:
+            self.record(hub, each, 500)
+        assert {each.webhook_id for each in self.claim(hub, of_troubled=0)} == {well.webhook_id}
+        busy = self.claim(hub, of_troubled=2)
+        assert [each.is_troubled for each in busy] == [True, True]
+        assert self.claim(hub, of_troubled=2, busy=busy) == []
+        (last,) = self.claim(hub, of_troubled=3, busy=busy)
+        assert last.is_troubled
+
+    def test_what_a_dispatcher_is_at_is_what_a_claim_gave(
+        self, hub: Hub, parent: Integration
+    ) -> None:
+        self.add_webhook(hub, parent)
+        (open_one,) = self.deliveries(hub, self.publish(hub))
+        self.claim(hub)
+        with pytest.raises(ValidationError) as refused:
+            self.claim(hub, busy=[open_one])
+        assert refused.value.field == "busy"
 
     def test_all_that_are_failing_have_their_turns(
         self, hub: Hub, parent: Integration, hub_clock: ManualClock
@@ -390,7 +400,7 @@ class MessageContract:
         tried = set()
         for _ in range(100):  # that one of three has no turn: by a chance of 1 to 10^17
             with hub.unit_of_work(tenant=EVERY_TENANT) as uow:  # it is rolled back
-                (delivery,) = uow.messages.claim(of_failing=1)
+                (delivery,) = uow.messages.claim(of_troubled=1)
             tried.add(delivery.webhook_id)
             hub_clock.advance(1)
         assert tried == hooks
