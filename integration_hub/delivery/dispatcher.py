@@ -97,9 +97,10 @@ class WebhookDispatcher:
 
     `concurrency` requests are made at once, `per_host` of them to one host at the most. Webhooks
     that are failing are sent to one at a time, and those that have failed since their last success
-    have half of the threads at the most, so that
-    many that never answer leave the others be. Only the public internet is sent to, unless
-    `allow_private_addresses`, or `allow_networks` (such as ``["10.20.0.0/16"]``), say more.
+    have half of the threads at the most, so that many that never answer leave the others be. Only
+    the public internet is sent to, unless `allow_private_addresses`, or `allow_networks` (such as
+    ``["10.20.0.0/16"]``), say more.
+
     Durations in seconds or `timedelta`: `lease` is how long a dispatcher that is not heard of keeps
     what it claimed; `poll` is how often it looks for work that it was not told of (what it sends
     again itself, it sends in time); `grace` is how long it waits for requests when it is told to
