@@ -59,9 +59,11 @@ class Deadline:
 
     def no_later_than(self, other: Deadline | None) -> None:
         """Be over with a call that this one is made for, to get a token say, on whatever clock."""
-        if other is not None and other.left() < self.left():
-            self.total = max(0.0, other.left())
-            self.at = self.now() + self.total
+        if other is None:
+            return
+        now, left = self.now(), max(0.0, other.left())
+        if now + left < self.at:
+            self.at, self.total = now + left, left
 
     def wait(self, limit: float) -> float:
         """How long a socket may wait for something with this limit; raises if it is over."""

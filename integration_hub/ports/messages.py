@@ -557,10 +557,10 @@ class _Place:
     @classmethod
     def at(cls, delivery: WebhookDelivery) -> _Place:
         """Where a dispatcher is."""
-        if checked_delivery(delivery).webhook is None:
+        webhook = checked_delivery(delivery).webhook
+        if webhook is None:
             raise ValidationError("busy", delivery.id, "must be deliveries that a claim gave")
-        assert delivery.webhook is not None
-        return cls.of(delivery.webhook, delivery.is_troubled)
+        return cls.of(webhook, delivery.is_troubled)
 
 
 def _by_lot(places: list[_Place], now: datetime) -> list[_Place]:

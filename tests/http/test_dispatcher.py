@@ -8,7 +8,8 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -89,6 +90,42 @@ def dispatcher(hub: Hub, **options: Any) -> WebhookDispatcher:
     return WebhookDispatcher(hub, **{"allow_networks": ["127.0.0.0/8"], **options})
 
 
+@contextmanager
+def at_work(sender: WebhookDispatcher) -> Iterator[Future[None]]:
+    """It delivers, in a thread, for the length of the block, and has ended well after it."""
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(sender.run_forever)
+        try:
+            yield working
+        finally:
+            sender.stop()
+            working.result(30)
+
+
+def answers_once_released(server: HTTPServer, path: str) -> threading.Event:
+    release = threading.Event()
+
+    def answer(request: Request) -> Response:
+        assert release.wait(30)
+        return Response("")
+
+    server.expect_request(path).respond_with_handler(answer)
+    return release
+
+
+def answers_and_tells(server: HTTPServer, path: str, *, number: int) -> threading.Event:
+    """Of so many requests."""
+    arrived = threading.Event()
+
+    def answer(request: Request) -> Response:
+        if sum(each.path == path for each, _ in server.log) == number - 1:
+            arrived.set()
+        return Response("")
+
+    server.expect_request(path).respond_with_handler(answer)
+    return arrived
+
+
 def test_a_message_arrives_signed_and_is_logged(each_hub: Hub, httpserver: HTTPServer) -> None:
     config = {"delivery": {"headers": {"X-Own": "yes"}}}
     webhook = add_webhook(each_hub, httpserver.url_for("/hook?x=1"), config=config)
@@ -118,16 +155,12 @@ def test_what_failed_is_sent_again_when_it_is_due(each_hub: Hub, hub_clock: Manu
     message = publish(each_hub)
     transport = ScriptedTransport(hub_clock).reply(500).reply(503).reply(204)
     sender = dispatcher(each_hub, transport=transport, poll=3_600)
-    working = threading.Thread(target=sender.run_forever)
-    working.start()
     began = time.monotonic()
-    while deliveries(each_hub, message)[0].is_open:
-        assert time.monotonic() < began + 60
-        working.join(0.05)
-        assert working.is_alive()
-        hub_clock.advance(0.05)
-    sender.stop()
-    working.join(20)
+    with at_work(sender) as working:
+        while deliveries(each_hub, message)[0].is_open:
+            assert time.monotonic() < began + 60
+            assert not wait([working], 0.05).done
+            hub_clock.advance(0.05)
     assert [each.response_status for each in log_of(each_hub, message)] == [500, 503, 204]
 
 
@@ -338,50 +371,22 @@ def test_a_private_address_is_blocked_and_not_tried_again(
 
 
 def test_a_slow_endpoint_does_not_hold_up_others(hub: Hub, threaded: HTTPServer) -> None:
-    release = threading.Event()
-    arrived = threading.Event()
-
-    def slow(request: Request) -> Response:
-        assert release.wait(30)
-        return Response("")
-
-    def quick(request: Request) -> Response:
-        if sum(each.path == "/quick" for each, _ in threaded.log) == 9:
-            arrived.set()
-        return Response("")
-
-    threaded.expect_request("/slow").respond_with_handler(slow)
-    threaded.expect_request("/quick").respond_with_handler(quick)
+    release = answers_once_released(threaded, "/slow")
+    arrived = answers_and_tells(threaded, "/quick", number=10)
     add_webhook(hub, threaded.url_for("/slow"), config={"delivery": {"max_concurrency": 2}})
     quick_url = threaded.url_for("/quick").replace("localhost", "127.0.0.1")
     add_webhook(hub, quick_url)
     messages = [publish(hub, number) for number in range(10)]
-    sender = dispatcher(hub, concurrency=4, poll=0.05)
-    working = threading.Thread(target=sender.run_forever)
-    working.start()
-    assert arrived.wait(30)
-    release.set()
-    sender.stop()
-    working.join(30)
-    assert not working.is_alive()
+    with at_work(dispatcher(hub, concurrency=4, poll=0.05)):
+        assert arrived.wait(30)
+        release.set()
     assert len(messages) == 10
 
 
 def test_many_that_never_answer_do_not_hold_up_others(hub: Hub, threaded: HTTPServer) -> None:
     """More than there are threads for; each was tried before, and is known to be failing."""
-    release, arrived = threading.Event(), threading.Event()
-
-    def never(request: Request) -> Response:
-        assert release.wait(30)
-        return Response("")
-
-    def answer(request: Request) -> Response:
-        if sum(each.path == "/well" for each, _ in threaded.log) == 29:
-            arrived.set()
-        return Response("")
-
-    threaded.expect_request("/never").respond_with_handler(never)
-    threaded.expect_request("/well").respond_with_handler(answer)
+    release = answers_once_released(threaded, "/never")
+    arrived = answers_and_tells(threaded, "/well", number=30)
     for _ in range(8):
         add_webhook(hub, threaded.url_for("/never"), failing=True)
     for number in range(3):
@@ -389,14 +394,9 @@ def test_many_that_never_answer_do_not_hold_up_others(hub: Hub, threaded: HTTPSe
     add_webhook(hub, threaded.url_for("/well"))
     for number in range(30):
         publish(hub, number)
-    sender = dispatcher(hub, concurrency=4, per_host=99, poll=0.05)
-    working = threading.Thread(target=sender.run_forever)
-    working.start()
-    assert arrived.wait(20)
-    release.set()
-    sender.stop()
-    working.join(30)
-    assert not working.is_alive()
+    with at_work(dispatcher(hub, concurrency=4, per_host=99, poll=0.05)):
+        assert arrived.wait(20)
+        release.set()
 
 
 @pytest.mark.parametrize("concurrency", [500, 501, 1_000])
@@ -413,12 +413,8 @@ def test_a_dispatcher_may_have_a_thousand_threads(
     httpserver.expect_request("/").respond_with_handler(answer)
     add_webhook(each_hub, httpserver.url_for("/"))
     message = publish(each_hub)
-    sender = dispatcher(each_hub, concurrency=concurrency)
-    with ThreadPoolExecutor(1) as pool:
-        working = pool.submit(sender.run_forever)
+    with at_work(dispatcher(each_hub, concurrency=concurrency)):
         assert arrived.wait(30)
-        sender.stop()
-        working.result(30)
     (delivery,) = deliveries(each_hub, message)
     assert delivery.status == "delivered"
 
@@ -437,13 +433,10 @@ def test_a_dispatcher_that_stops_gives_back_what_it_has_not_sent(
     add_webhook(each_hub, threaded.url_for("/"))
     messages = [publish(each_hub, number) for number in range(2)]
     sender = dispatcher(each_hub, concurrency=1, poll=0.05)
-    working = threading.Thread(target=sender.run_forever)
-    working.start()
-    assert began.wait(30)
-    sender.stop()
-    release.set()
-    working.join(30)
-    assert not working.is_alive()
+    with at_work(sender):
+        assert began.wait(30)
+        sender.stop()
+        release.set()
     states = sorted(deliveries(each_hub, each)[0].status for each in messages)
     assert states == ["delivered", "pending"]
     assert len(threaded.log) == 1
@@ -522,17 +515,12 @@ def test_a_dispatcher_is_told_of_messages_at_once(
     httpserver.expect_request("/").respond_with_handler(note)
     with Hub.from_url(hub_postgres_url) as hub:
         add_webhook(hub, httpserver.url_for("/"))
-        sender = dispatcher(hub, poll=600)
         first = publish(hub)
-        working = threading.Thread(target=sender.run_forever)
-        working.start()
-        assert arrived.wait(30)
-        arrived.clear()
-        publish(hub)
-        assert arrived.wait(30)
-        sender.stop()
-        working.join(30)
-        assert not working.is_alive()
+        with at_work(dispatcher(hub, poll=600)):
+            assert arrived.wait(30)
+            arrived.clear()
+            publish(hub)
+            assert arrived.wait(30)
         assert deliveries(hub, first)[0].status == "delivered"
         with hub.unit_of_work(tenant=EVERY_TENANT) as uow:
             assert uow.messages.counts()["delivered"] == 2  # type: ignore[index] # pyright: ignore[reportArgumentType]
