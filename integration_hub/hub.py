@@ -305,6 +305,11 @@ class Hub:
         return cls(_Dicts(), clock=clock, client_options=client_options)
 
     @property
+    def proxies(self) -> Proxies | None:
+        """The proxies that its clients, and its dispatchers, reach other systems by."""
+        return self._proxies
+
+    @property
     def schema(self) -> Schema:
         """Upgrade, downgrade, current, check; for the dict store these say that there is none."""
         return self._store.schema

@@ -48,7 +48,7 @@ from integration_hub.domain.webhook_message import (
     WebhookMessage,
 )
 from integration_hub.http.client import HttpClient
-from integration_hub.http.options import Limits, Timeout, Tls
+from integration_hub.http.options import Limits, Proxies, Timeout, Tls
 from integration_hub.http.retry import RetryPolicy
 from integration_hub.http.transport import Transport, UrllibTransport
 from integration_hub.ports.clock import Clock
@@ -68,6 +68,8 @@ class OffersMessages(OpensUnitsOfWork, Protocol):
 
     @property
     def clock(self) -> Clock: ...
+    @property
+    def proxies(self) -> Proxies | None: ...
     def waiter(self, channel: str) -> Waiter: ...
 
 
@@ -99,7 +101,8 @@ class WebhookDispatcher:
     that are failing are sent to one at a time, and those that have failed since their last success
     have half of the threads at the most, so that many that never answer leave the others be. Only
     the public internet is sent to, unless `allow_private_addresses`, or `allow_networks` (such as
-    ``["10.20.0.0/16"]``), say more.
+    ``["10.20.0.0/16"]``), say more. It goes by the proxies of the hub, unless `proxies` says other
+    ones.
 
     Durations in seconds or `timedelta`: `lease` is how long a dispatcher that is not heard of keeps
     what it claimed; `poll` is how often it looks for work that it was not told of (what it sends
@@ -121,6 +124,7 @@ class WebhookDispatcher:
         poll: timedelta | float = 5.0,
         grace: timedelta | float = 20.0,
         tls: Tls | None = None,
+        proxies: Proxies | None = None,
         transport: Transport | None = None,
     ) -> None:
         self._hub = hub
@@ -133,7 +137,8 @@ class WebhookDispatcher:
         self._client = HttpClient(
             retry=RetryPolicy(attempts=1),
             limits=limits,
-            transport=transport or UrllibTransport(limits=limits, tls=tls, guard=guard),
+            transport=transport
+            or UrllibTransport(limits=limits, tls=tls, proxies=proxies or hub.proxies, guard=guard),
         )
         self._lock = threading.Lock()
         self._at: set[_Sending] = set()

@@ -103,7 +103,7 @@ class AddressGuard:
             else:
                 refused = refused or (str(each[4][0]), why)
         if not allowed:
-            address, why = refused or ("none", "without an address")
+            address, why = refused or (None, "it has none")
             raise BlockedAddress(address, why, method=method, url=url)
         return allowed
 

@@ -430,12 +430,16 @@ class DecodeError(HttpError):
 
 
 class BlockedAddress(HttpError):
-    """The host's address is none that may be connected to: private, loopback, a cloud's own …"""
+    """The host's address is none that may be connected to: private, loopback, a cloud's own …; or
+    (`address` is None then) it has none that can be checked.
+    """
 
     code = "blocked_address"
 
-    def __init__(self, address: str, why: str, *, method: str, url: str) -> None:
+    def __init__(self, address: str | None, why: str, *, method: str, url: str) -> None:
         words = f"its address {address} is blocked: {why}; allow its network if you deliver inside"
+        if address is None:
+            words = f"its address can't be checked: {why}"
         super().__init__(words, method=method, url=url)
         self.address = address
         self.why = why

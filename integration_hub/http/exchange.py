@@ -23,7 +23,7 @@ from integration_hub.domain.errors import (
 from integration_hub.domain.values import without_query
 from integration_hub.http.bodies import Content
 from integration_hub.http.guards import CircuitBreaker, RateLimit
-from integration_hub.http.interceptors import Auth, Interceptor
+from integration_hub.http.interceptors import Auth, Interceptor, OAuth2ClientCredentials
 from integration_hub.http.messages import Headers, HttpRequest, charset_of
 from integration_hub.http.options import Limits
 from integration_hub.http.retry import RetryBudget, RetryPolicy, retry_after
@@ -81,6 +81,8 @@ class Exchange:
         self._limits = limits
         self._interceptors = interceptors
         self._auth = auth
+        if isinstance(auth, OAuth2ClientCredentials):
+            auth.go_through(transport)
         self._breaker = breaker
         self._rate_limit = rate_limit
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 from integration_hub.domain.errors import ValidationError
 from integration_hub.http.client import HttpClient
@@ -16,6 +16,8 @@ from integration_hub.http.client import HttpClient
 #: Clients by version that are kept at once, with their connections: 1,024 open files are a common
 #: limit, and a worker may have as many integrations as there are.
 MOST_CURRENT = 500
+_VERSIONS = 2  # of one name
+_Versioned: TypeAlias = tuple[object, HttpClient]
 
 
 class HttpClientFactory:
@@ -29,7 +31,7 @@ class HttpClientFactory:
         self._defaults = defaults
         self._options: dict[str, dict[str, Any]] = {}
         self._clients: dict[str, HttpClient] = {}
-        self._current: dict[str, tuple[object, HttpClient]] = {}  # the latest in use comes last
+        self._current: dict[str, list[_Versioned]] = {}  # the latest in use comes last
         self._lock = threading.Lock()
 
     def register(self, name: str, /, **options: Any) -> Self:
@@ -56,7 +58,8 @@ class HttpClientFactory:
         """The client of a name and a version; a new version gets a fresh client, whose options are
         asked for.
 
-        The former one is closed: what it has under way ends, and its pool goes with it. So is one
+        Of each name two versions are kept, since who works with the former may go on for a while.
+        What is older is closed: what it has under way ends, and its pool goes with it. So is one
         that has not been asked for the longest, beyond `MOST_CURRENT` of them.
         """
         with self._lock:
@@ -69,26 +72,28 @@ class HttpClientFactory:
             if kept is not None:
                 return kept
             client = self._made(chosen)
-            _, former = self._current.pop(name, (None, None))
-            self._current[name] = (version, client)
-            if len(self._current) > MOST_CURRENT:
-                _, former = self._current.pop(next(iter(self._current)))
-        if former is not None:
+            versions = [*self._current.pop(name, []), (version, client)]
+            self._current[name], gone = versions[-_VERSIONS:], versions[:-_VERSIONS]
+            while sum(map(len, self._current.values())) > MOST_CURRENT:
+                gone += self._current.pop(next(iter(self._current)))
+        for _, former in gone:
             former.close()
         return client
 
     def _kept(self, name: str, version: object) -> HttpClient | None:
         """The client of a version, if there is one; it is the latest in use then."""
-        known, client = self._current.get(name, (None, None))
-        if client is None or known != version:
-            return None
-        self._current[name] = self._current.pop(name)
-        return client
+        for known, client in self._current.get(name, ()):
+            if known == version:
+                self._current[name] = self._current.pop(name)
+                return client
+        return None
 
     def close_all(self) -> None:
         """Close the connections of every client; a later `get` makes new clients."""
         with self._lock:
-            clients = [*self._clients.values(), *(client for _, client in self._current.values())]
+            clients = list(self._clients.values())
+            for versions in self._current.values():
+                clients += (client for _, client in versions)
             self._clients.clear()
             self._current.clear()
         for client in clients:

@@ -17,13 +17,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from integration_hub.domain.errors import HttpError, StatusError
 from integration_hub.domain.values import checked_duration, new_id, without_query
 from integration_hub.http.messages import Headers, HttpRequest, HttpResponse
 from integration_hub.http.sockets import DEADLINE
+
+if TYPE_CHECKING:
+    from integration_hub.http.client import HttpClient
+    from integration_hub.http.transport import Transport
 
 HIDDEN = "***"
 _HOUR = 3600.0
@@ -108,7 +112,9 @@ class OAuth2ClientCredentials(Auth):
 
     It is got anew before it expires (`early` seconds before, or after half of its lifetime), and
     once after a 401. Of many threads that need it at the same time, one asks the authorization
-    server, and the others wait for it, each within the total time limit of its call.
+    server, and the others wait for it, each within the total time limit of its call. Unless a
+    `client` is given for that, it asks as the client does that it is given to: by the same proxies,
+    trusting the same certificates.
     """
 
     def __init__(
@@ -119,18 +125,23 @@ class OAuth2ClientCredentials(Auth):
         *,
         scope: str | None = None,
         early: timedelta | float = 30.0,
-        client: Any = None,
+        client: HttpClient | None = None,
     ) -> None:
-        from integration_hub.http.client import HttpClient
-
         self._url = token_url
         self._credentials = {"Authorization": basic(client_id, client_secret)}
         self._form = {"grant_type": "client_credentials", **({"scope": scope} if scope else {})}
         self._early = checked_duration("early", early).total_seconds()
-        self._client: HttpClient = client or HttpClient()
+        self._client = client
         self._lock = threading.Lock()
         self._token: str | None = None
         self._expires = 0.0
+
+    def go_through(self, transport: Transport | None) -> HttpClient:
+        """Fetch tokens by this transport, unless there is a client for that already; gives it."""
+        from integration_hub.http.client import HttpClient
+
+        self._client = self._client or HttpClient(transport=transport)
+        return self._client
 
     def on_request(self, request: HttpRequest) -> HttpRequest:
         return request.merged({"Authorization": f"Bearer {self._current(request)}"})
@@ -144,9 +155,10 @@ class OAuth2ClientCredentials(Auth):
 
     def _current(self, request: HttpRequest) -> str:
         with self._turn(request):
-            now = self._client.now()
+            client = self.go_through(None)  # it is given to none where another `Auth` uses it
+            now = client.now()
             if self._token is None or now >= self._expires:
-                self._fetch(now)
+                self._fetch(client, now)
             assert self._token is not None
             return self._token
 
@@ -163,9 +175,9 @@ class OAuth2ClientCredentials(Auth):
         finally:
             self._lock.release()
 
-    def _fetch(self, now: float) -> None:
+    def _fetch(self, client: HttpClient, now: float) -> None:
         # The same each time it is repeated, so that a retry does no harm; but it is a POST.
-        outcome = self._client.post(
+        outcome = client.post(
             self._url, data=self._form, headers=self._credentials, idempotency_key=str(new_id())
         )
         response = outcome.unwrap()

@@ -10,6 +10,7 @@ computed once.
 from __future__ import annotations
 
 import queue
+import re
 import socket
 import ssl
 import threading
@@ -22,7 +23,7 @@ from datetime import timedelta
 from email.errors import MissingHeaderBodySeparatorDefect
 from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse, UnknownProtocol
-from typing import Any
+from typing import Any, TypeAlias
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
@@ -32,8 +33,11 @@ from integration_hub.domain.errors import Phase, TimedOut
 from integration_hub.http.messages import HttpRequest
 from integration_hub.http.options import Timeout
 
-Addresses = list[tuple[Any, Any, int, str, Any]]
+_REFUSED = re.compile(r"Tunnel connection failed: (\d+)")  # as http.client says it
+Addresses: TypeAlias = list[tuple[Any, Any, int, str, Any]]
 """What `socket.getaddrinfo` gives."""
+Guards: TypeAlias = Callable[[str, Addresses], Addresses]
+"""Which of a host's addresses may be connected to; raises if none may."""
 
 
 @dataclass(slots=True)
@@ -46,8 +50,7 @@ class Deadline:
     total: float
     now: Callable[[], float] = time.monotonic
     was_sent: bool = False
-    guard: Callable[[str, Addresses], Addresses] | None = None
-    """Which of a host's addresses may be connected to; raises if none may."""
+    guard: Guards | None = None
 
     @classmethod
     def of(cls, timeout: Timeout, now: Callable[[], float]) -> Deadline:
@@ -99,6 +102,13 @@ def within(deadline: Deadline) -> Iterator[None]:
         DEADLINE.reset(token)
 
 
+def _deadline() -> Deadline:
+    """That of the call that a connection is made for."""
+    found = DEADLINE.get()
+    assert found is not None
+    return found
+
+
 def _armed(sock: socket.socket) -> None:
     """Let the socket wait no longer than the call that this thread makes."""
     deadline = DEADLINE.get()
@@ -125,9 +135,23 @@ class TlsSocket(ssl.SSLSocket):
         _armed(self)
         return super().recv_into(buffer, nbytes, flags)
 
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        """Asked where TLS is within TLS; and at first, where the other end is gone already."""
+        _armed(self)
+        try:
+            return super().recv(buflen, flags)
+        except ConnectionError:
+            if self.version() is None:  # ssl would leave it open
+                self.close()
+            raise
+
     def send(self, data: Any, flags: int = 0) -> int:
         _armed(self)
         return super().send(data, flags)
+
+
+class TunnelRefused(OSError):
+    """A proxy answered a CONNECT with a status that is not 200."""
 
 
 class BrokenHeaders(HTTPException):
@@ -159,21 +183,33 @@ class _Connects(HTTPConnection):
 
     response_class = _Answer
 
+    def connect(self) -> None:
+        deadline = _deadline()
+        ends_at = deadline.at
+        try:
+            super().connect()
+        except TimeoutError as error:  # of the tunnel, or of TLS
+            raise ConnectTimeoutError(self, "no connection in time") from error
+        finally:
+            deadline.at = ends_at
+
     def _new_conn(self) -> socket.socket:
-        deadline = DEADLINE.get()
-        assert deadline is not None
+        """Connect; what is left to do after it, a tunnel and TLS, has as long again in all."""
+        deadline = _deadline()
         refused: OSError | None = None
         try:
-            addresses = _resolved(self._dns_host, self.port, deadline)
-            if deadline.guard is not None:
-                addresses = deadline.guard(self._dns_host, addresses)
-            for family, kind, protocol, _, address in addresses:
+            guard = deadline.guard if self.proxy is None else None
+            for family, kind, protocol, _, address in _allowed(
+                guard, self._dns_host, self.port, deadline
+            ):
                 sock = _Socket(family, kind, protocol)
                 try:
                     for option in self.socket_options or ():
                         sock.setsockopt(*option)
                     sock.settimeout(deadline.wait(deadline.connect))
                     sock.connect(address)
+                    deadline.at = min(deadline.at, deadline.now() + deadline.connect)
+                    sock.settimeout(deadline.wait(deadline.connect))
                 except OSError as error:
                     sock.close()
                     refused = error
@@ -184,6 +220,28 @@ class _Connects(HTTPConnection):
         if isinstance(refused, TimeoutError):
             raise ConnectTimeoutError(self, "no connection in time") from refused
         raise NewConnectionError(self, "no connection") from refused
+
+    def _tunnel(self) -> None:
+        """Ask the proxy for a tunnel: nothing of the request is sent by that.
+
+        With a guard it is asked for an address that was checked, and not for the name, which it
+        might resolve to another one.
+        """
+        deadline = _deadline()
+        was_sent, host = deadline.was_sent, self._tunnel_host
+        assert host is not None
+        try:
+            if deadline.guard is not None:
+                (*_, address), *_ = _allowed(deadline.guard, host, self._tunnel_port, deadline)
+                self._tunnel_host = address[0]
+            super()._tunnel()
+        except OSError as error:
+            status = _REFUSED.match(str(error))
+            if status is None:
+                raise
+            raise TunnelRefused(f"its proxy refused to connect to it ({status[1]})") from None
+        finally:
+            deadline.was_sent, self._tunnel_host = was_sent, host
 
     def send(self, data: Any) -> None:
         if self.sock is None:
@@ -208,6 +266,12 @@ class Pool(HTTPConnectionPool):
 
 class TlsPool(HTTPSConnectionPool):
     ConnectionCls = _TlsConnection  # pyright: ignore[reportAssignmentType]
+
+
+def _allowed(guard: Guards | None, host: str, port: int | None, deadline: Deadline) -> Addresses:
+    """The addresses of a host that may be connected to."""
+    addresses = _resolved(host, port, deadline)
+    return addresses if guard is None else guard(host, addresses)
 
 
 def _resolved(host: str, port: int | None, deadline: Deadline) -> Addresses:

@@ -1,6 +1,6 @@
 """What carries a request to another system: connections of urllib3, in one pool per host.
 
-May import: `domain`, `messages`, `options`, `sockets`, urllib3, requests (which knows networks).
+May import: `domain`, `messages`, `options`, `sockets`, urllib3.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache, partial
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 import urllib3
-from requests.utils import address_in_network, is_ipv4_address, is_valid_cidr
 from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import (
     ConnectTimeoutError,
     EmptyPoolError,
     NewConnectionError,
+    ProxyError,
     ReadTimeoutError,
 )
 from urllib3.exceptions import DecodeError as BrokenEncoding
@@ -29,6 +30,7 @@ from urllib3.exceptions import HTTPError as Urllib3Error
 from urllib3.util import Url, parse_url
 
 from integration_hub.domain.errors import (
+    BlockedAddress,
     ConnectionFailed,
     DecodeError,
     ResponseTooLarge,
@@ -42,6 +44,7 @@ from integration_hub.http.sockets import (
     Pool,
     TlsPool,
     TlsSocket,
+    TunnelRefused,
     within,
 )
 from integration_hub.http.urls import Origin, origin
@@ -94,6 +97,8 @@ class Guard(Protocol):
 class UrllibTransport:
     """Connections of urllib3, kept in one pool per host; safe to share between threads.
 
+    With a `guard`, a proxy is asked to connect to the very address that was checked; what can't be
+    checked, http by a proxy, is refused.
     A process that is forked has pools of its own: on a connection that two use, one may read what
     the other was answered.
     """
@@ -135,16 +140,20 @@ class UrllibTransport:
         if os.getpid() != self._owner:
             self._begin()
         pool = self._pools.get(origin(url)) or self._open(url)
+        is_forwarded = pool.proxy is not None and url.scheme == "http"  # by a proxy: no tunnel
         body = request.body
         is_stream = body is not None and not isinstance(body, bytes)
         if self._guard is not None:
-            safe_url = request.safe_url
-            deadline.guard = partial(self._guard, method=request.method, url=safe_url)
+            where: dict[str, Any] = {"method": request.method, "url": request.safe_url}
+            if is_forwarded:
+                why = "behind a proxy, which looks it up by itself; https can be checked"
+                raise BlockedAddress(None, why, **where)
+            deadline.guard = partial(self._guard, **where)
         try:
             with within(deadline):
                 raw = pool.urlopen(
                     request.method,
-                    request.url if _is_forwarded(pool) else url.request_uri,
+                    request.url if is_forwarded else url.request_uri,
                     body=body,
                     headers=request.headers.plain(),
                     retries=False,
@@ -186,7 +195,10 @@ class UrllibTransport:
             urllib3.PoolManager(**options)
             if proxy is None
             else urllib3.ProxyManager(
-                _without_credentials(proxy), proxy_headers=_proxy_headers(proxy), **options
+                _without_credentials(proxy),
+                proxy_headers=_proxy_headers(proxy),
+                proxy_ssl_context=self._context,
+                **options,
             )
         )
         manager.pool_classes_by_scheme = {"http": Pool, "https": TlsPool}
@@ -220,17 +232,39 @@ def _made_context(tls: Tls, changed_at: tuple[int, ...]) -> ssl.SSLContext:
 def needs_no_proxy(url: Url, exceptions: Iterable[str]) -> bool:
     """Whether a host is reached directly: by its name, a domain above it, its address or network.
 
-    What ``NO_PROXY`` means elsewhere; ``*`` is every host. (requests has a function for it that
-    changes the environment while it thinks, which no thread should.)
+    What ``NO_PROXY`` means elsewhere; ``*`` is every host, and ``*.crm.test`` what is below a
+    domain. (requests has a function for it that changes the environment while it thinks, which no
+    thread should.)
     """
     host = (url.host or "").lower()
+    address = _address(host)
     for exception in exceptions:
-        pattern = exception.lower().lstrip(".")
-        if pattern in ("*", host, f"{host}:{url.port}") or host.endswith(f".{pattern}"):
+        pattern = exception.lower()
+        if pattern in ("*", host, f"{host}:{url.port}"):
             return True
-        if is_ipv4_address(host) and is_valid_cidr(pattern) and address_in_network(host, pattern):
+        if _is_below(host, pattern) if address is None else _is_within(address, pattern):
             return True
     return False
+
+
+def _address(host: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(host.strip("[]"))
+    except ValueError:
+        return None
+
+
+def _is_below(host: str, pattern: str) -> bool:
+    domain = pattern.removeprefix("*").lstrip(".")
+    return bool(domain) and f".{host}".endswith(f".{domain}")
+
+
+def _is_within(address: IPv4Address | IPv6Address, pattern: str) -> bool:
+    """Whether the pattern is this address, however it is spelled, or a network that it is of."""
+    try:
+        return address in ip_network(pattern.strip("[]"), strict=False)
+    except ValueError:
+        return False
 
 
 def _without_credentials(proxy: str) -> str:
@@ -240,11 +274,6 @@ def _without_credentials(proxy: str) -> str:
 def _proxy_headers(proxy: str) -> Any:
     auth = parse_url(proxy).auth
     return urllib3.make_headers(proxy_basic_auth=auth) if auth else None
-
-
-def _is_forwarded(pool: HTTPConnectionPool) -> bool:
-    """Whether a proxy is asked for the whole URL, as for http, and not to tunnel."""
-    return pool.proxy is not None and pool.scheme == "http"
 
 
 def _timeout(deadline: Deadline) -> urllib3.Timeout:
@@ -257,9 +286,9 @@ def _raise(error: Exception, request: HttpRequest, deadline: Deadline) -> NoRetu
     """Raise the error of ours that one of urllib3's, or of a socket, stands for."""
     if isinstance(error, EmptyPoolError):
         raise deadline.passed("pool", request) from error
-    if isinstance(error, ConnectTimeoutError) and not isinstance(error, NewConnectionError):
-        raise deadline.passed("connect", request) from error
     causes = _causes(error)
+    if any(_is_connect_timeout(each) for each in causes):
+        raise deadline.passed("connect", request) from error
     if any(isinstance(each, ReadTimeoutError | TimeoutError) for each in causes):
         raise deadline.passed("read", request) from error
     if isinstance(error, BrokenEncoding):
@@ -270,15 +299,31 @@ def _raise(error: Exception, request: HttpRequest, deadline: Deadline) -> NoRetu
     ) from error
 
 
-def _causes(error: Exception) -> list[Exception]:
-    """The error, and what it came of: urllib3 hands that over as an argument."""
-    found = [error, *(each for each in error.args if isinstance(each, Exception))]
-    return [*found, *(each for each in (error.__cause__,) if isinstance(each, Exception))]
+def _is_connect_timeout(error: BaseException) -> bool:
+    return isinstance(error, ConnectTimeoutError) and not isinstance(error, NewConnectionError)
 
 
-def _reason(causes: list[Exception]) -> str:
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error, and what it came of, the first cause last: urllib3 hands them over as arguments,
+    one within the other.
+    """
+    found = [error]
+    for each in found:
+        inner = (*each.args, each.__cause__)
+        found += [one for one in inner if isinstance(one, Exception) and one not in found]
+    return found
+
+
+def _reason(causes: list[BaseException]) -> str:
     """What went wrong, without the object addresses and URLs that urllib3 writes along."""
+    whose = "its proxy: " if any(isinstance(each, ProxyError) for each in causes) else ""
+    return whose + _words(causes)
+
+
+def _words(causes: list[BaseException]) -> str:
     for each in reversed(causes):
+        if isinstance(each, TunnelRefused):
+            return str(each)
         if isinstance(each, socket.gaierror):
             return "its name can't be resolved"
         if isinstance(each, ssl.SSLCertVerificationError):

@@ -142,3 +142,25 @@ def answer(content: bytes = b"{}", *, status: str = "200 OK", headers: str = "")
     """A well-formed answer in JSON."""
     length = f"Content-Length: {len(content)}\r\nContent-Type: application/json\r\n"
     return f"HTTP/1.1 {status}\r\n{length}{headers}\r\n".encode() + content
+
+
+def tunnels(peer: Peer) -> None:
+    """What a proxy does at a CONNECT: it carries what comes, both ways, until one end is done."""
+    method, place, _ = peer.request.split(b" ", 2)
+    assert method == b"CONNECT"
+    host, _, port = place.decode().rpartition(":")
+    with socket.create_connection((host.strip("[]"), int(port))) as there:
+        peer.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        back = threading.Thread(target=_carry, args=(there, peer.connection), daemon=True)
+        back.start()
+        _carry(peer.connection, there)
+        back.join()
+
+
+def _carry(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+    for end in (source, target):  # or who waits for the other one would wait for ever
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)

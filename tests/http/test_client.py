@@ -23,7 +23,6 @@ import pydantic
 import pytest
 import trustme
 from pytest_httpserver import HTTPServer
-from urllib3.util import parse_url
 from werkzeug import Request, Response
 
 from integration_hub import (
@@ -41,8 +40,8 @@ from integration_hub import (
     TimedOut,
     ValidationError,
 )
-from integration_hub.http import Backoff, Proxies, Tls
-from integration_hub.http.transport import _MOST_HOSTS, needs_no_proxy
+from integration_hub.http import Tls
+from integration_hub.http.transport import _MOST_HOSTS
 from raw_server import Peer, Serve, answer
 
 
@@ -639,7 +638,7 @@ def test_connections_to_many_hosts_do_not_use_up_the_files_of_a_process(serve: S
     assert server.is_left()
 
 
-# --- TLS and proxies --------------------------------------------------------------------------
+# --- TLS --------------------------------------------------------------------------------------
 
 
 def test_a_certificate_that_nobody_vouches_for_is_refused(
@@ -724,63 +723,3 @@ def test_a_redirect_from_https_to_http_is_not_followed(
     assert isinstance(outcome, Err)
     assert isinstance(outcome.error, StatusError)
     assert plain.requests == []
-
-
-def test_a_proxy_is_asked_unless_the_host_needs_none(serve: Serve) -> None:
-    proxy = serve(lambda peer: peer.send(answer(b'"by proxy"')))
-    server = serve(lambda peer: peer.send(answer(b'"directly"')))
-    url = proxy.url.replace("http://", "http://user:s3cr3t@")
-    proxied = HttpClient("http://crm.test/v1", proxies=Proxies(http=url))
-    assert proxied.get("x", into=str).unwrap().value == "by proxy"
-    assert proxy.requests[0].startswith(b"GET http://crm.test/v1/x HTTP/1.1")
-    assert b"Basic dXNlcjpzM2NyM3Q=" in proxy.requests[0].replace(b"basic", b"Basic")
-    around = HttpClient(server.url, proxies=Proxies(http=url, no_proxy=["127.0.0.1"]))
-    assert around.get("x", into=str).unwrap().value == "directly"
-    assert "s3cr3t" not in repr(Proxies(http=url))
-    bare = Proxies(http=proxy.url.removeprefix("http://"))  # as curl takes it, too
-    again = HttpClient("http://crm.test/v1", proxies=bare)
-    assert again.get("x", into=str).unwrap().value == "by proxy"
-
-
-@pytest.mark.parametrize(
-    "proxy", ["socks5://u:s3cr3t@p.test", "u:s3cr3t@p.test:s3cr3t", "http://", "https://:80", ""]
-)
-@pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_proxy_that_is_none_is_refused(scheme: str, proxy: str) -> None:
-    with pytest.raises(ValidationError) as refused:
-        Proxies(**{scheme: proxy})
-    assert refused.value.field == f"proxies.{scheme}"
-    assert "s3cr3t" not in "".join(traceback.format_exception(refused.value))
-
-
-@pytest.mark.parametrize(
-    ("exception", "is_direct"),
-    [
-        ("crm.test", True),
-        (".crm.test", True),
-        ("test", True),
-        ("rm.test", False),
-        ("api.crm.test:8080", True),
-        ("api.crm.test:9090", False),
-        ("API.CRM.TEST", True),
-        ("*", True),
-        ("10.0.0.0/8", False),
-    ],
-)
-def test_hosts_without_a_proxy_are_known_by_name(exception: str, is_direct: bool) -> None:
-    assert needs_no_proxy(parse_url("http://api.crm.test:8080/"), [exception]) is is_direct
-
-
-def test_hosts_without_a_proxy_are_known_by_network() -> None:
-    assert needs_no_proxy(parse_url("http://10.1.2.3/"), ["x", "10.0.0.0/8"])
-    assert not needs_no_proxy(parse_url("http://11.1.2.3/"), ["10.0.0.0/8"])
-    assert not needs_no_proxy(parse_url("http://11.1.2.3/"), [])
-
-
-def test_the_environment_says_nothing_behind_one_s_back(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    server = serve(lambda peer: peer.send(answer()))
-    assert HttpClient(server.url, retry=RetryPolicy(backoff=Backoff(base=0))).get("/").is_ok

@@ -541,6 +541,22 @@ def test_a_changed_integration_gets_a_fresh_client(each_hub: Hub, crm: Integrati
     assert each_hub.http(changed) is second
 
 
+def test_who_works_with_the_former_version_keeps_its_client(serve: Serve) -> None:
+    """A run that goes on for a while does not take turns with others at making clients."""
+    server = serve(lambda peer: peer.send(answer(b"1")))
+    crm = IntegrationFactory(config={"http": {"base_url": server.url}})
+    versions = [dataclasses.replace(crm, version=number) for number in (1, 2, 3)]
+    with Hub.in_memory() as hub:
+        first, second = (hub.http(version) for version in versions[:2])
+        assert first.get("/").is_ok
+        assert second.get("/").is_ok
+        assert [hub.http(each) for each in (*versions[:2], *versions[:2])] == [first, second] * 2
+        third = hub.http(versions[2])
+        assert server.is_left(most=1)  # the first one's connections are closed
+        assert [hub.http(each) for each in (*versions[1:], *versions[1:])] == [second, third] * 2
+    assert server.is_left()
+
+
 @dataclasses.dataclass
 class Beyond:
     """What clients need beyond the config: who asked for it, and what they sent then."""
