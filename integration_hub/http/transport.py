@@ -236,7 +236,7 @@ def needs_no_proxy(url: Url, exceptions: Iterable[str]) -> bool:
     domain. (requests has a function for it that changes the environment while it thinks, which no
     thread should.)
     """
-    host = (url.host or "").lower()
+    host = (url.host or "").lower().rstrip(".")
     address = _address(host)
     for exception in exceptions:
         pattern = exception.lower()
@@ -256,13 +256,13 @@ def _address(host: str) -> IPv4Address | IPv6Address | None:
 
 def _is_below(host: str, pattern: str) -> bool:
     domain = pattern.removeprefix("*").lstrip(".")
-    return bool(domain) and f".{host}".endswith(f".{domain}")
+    return f".{host}".endswith(f".{domain}")
 
 
 def _is_within(address: IPv4Address | IPv6Address, pattern: str) -> bool:
     """Whether the pattern is this address, however it is spelled, or a network that it is of."""
     try:
-        return address in ip_network(pattern.strip("[]"), strict=False)
+        return address in ip_network(pattern, strict=False)
     except ValueError:
         return False
 

@@ -335,7 +335,8 @@ def test_a_proxy_that_is_none_is_refused(scheme: str, proxy: str) -> None:
     ],
 )
 def test_hosts_without_a_proxy_are_known_by_name(exception: str, is_direct: bool) -> None:
-    assert needs_no_proxy(parse_url("http://api.crm.test:8080/"), [exception]) is is_direct
+    for url in ("http://api.crm.test:8080/", "http://api.crm.test.:8080/"):
+        assert needs_no_proxy(parse_url(url), [exception]) is is_direct
 
 
 @pytest.mark.parametrize(
