@@ -22,7 +22,7 @@ from typing import Any, TypeVar, overload
 import pydantic
 from sqlalchemy import URL, Connection, Engine, create_engine, exc, make_url, text
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import NullPool, PoolProxiedConnection, QueuePool
 
 from integration_hub.database.clock import DatabaseClock
 from integration_hub.database.connections import (
@@ -34,11 +34,12 @@ from integration_hub.database.connections import (
 )
 from integration_hub.database.faults import faults_named
 from integration_hub.database.health import Health, PoolFigures
-from integration_hub.domain.errors import HubError, ValidationError
+from integration_hub.domain.errors import HubError, StorageError, ValidationError
 from integration_hub.domain.values import checked_count, checked_duration
 from integration_hub.ports.clock import Clock, SystemClock
 
 T = TypeVar("T")
+_CLOSED = "this connection manager is closed; make another"
 
 #: What is asked for is nearly always in memory, or on a disk without moving parts, where a page
 #: costs the same wherever it lies. By the default of 4, made for disks that turn, small tables are
@@ -146,13 +147,23 @@ class DatabaseConnectionManager:
         self._prepares = prepared_statements
         self._is_closed = False
         self._remove_file = self._use_private_file()
-        plain = self._make_engine()
+        pooled: dict[str, Any] = {
+            "poolclass": QueuePool,
+            "pool_size": self.pool.size,
+            "max_overflow": self.pool.max_overflow,
+            "pool_timeout": checked_duration("pool.timeout", self.pool.timeout).total_seconds(),
+            "pool_recycle": int(checked_duration("", self.pool.recycle).total_seconds()),
+        }
+        plain = self._make_engine(**pooled)
+        if self.pool.pre_ping:
+            ping_after_rest(plain)
         self.engine: Engine = plain.execution_options(**self._begins())
         self._parents: list[object] = []
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=partial(_forked, weakref.ref(self)))
         #: For units of work: a transaction begins with the first write, by `begin_lazily`.
         self.lazy_engine: Engine = plain.execution_options(**{LAZY: True})
+        self._unpooled = self._make_engine(poolclass=NullPool).execution_options(**{LAZY: True})
         #: What time it is for all that work on this database. A file is used on one machine alone.
         self.clock: Clock = DatabaseClock(self.reading) if self.is_postgres else SystemClock()
 
@@ -165,7 +176,9 @@ class DatabaseConnectionManager:
 
     @property
     def is_connected(self) -> bool:
-        """Whether the database answers now."""
+        """Whether the database answers now, and this was not closed."""
+        if self._is_closed:
+            return False
         try:
             with self.reading() as connection:
                 connection.execute(text("SELECT 1"))
@@ -181,6 +194,7 @@ class DatabaseConnectionManager:
 
         Faults of the database come as `StorageError` and its children.
         """
+        self._check_open()
         with faults_named(), self.engine.begin() as connection:
             yield connection
 
@@ -188,13 +202,24 @@ class DatabaseConnectionManager:
     def reading(self) -> Iterator[Connection]:
         """A connection whose statements each stand for themselves: nothing is begun or locked.
 
-        On SQLite `transaction` takes the write lock; this one answers while another writes.
+        On SQLite `transaction` takes the write lock; this one answers while another writes. It is
+        for short questions, and waits for nobody: where all of the pool's are lent out, it is one
+        beside the pool.
         """
-        with faults_named(), self.lazy_engine.connect() as connection:
+        pool = self.engine.pool
+        assert isinstance(pool, QueuePool)
+        is_used_up = not pool.checkedin() and pool.overflow() >= self.pool.max_overflow
+        engine = self._unpooled if is_used_up else self.lazy_engine
+        with faults_named(), engine.connect() as connection:
             yield connection
+
+    def unpooled(self) -> PoolProxiedConnection:
+        """A connection beside the pool, for who keeps it for long; it ends when it is closed."""
+        return self._unpooled.raw_connection()
 
     def session(self) -> Session:
         """A new ORM Session on the engine; its faults are SQLAlchemy's own."""
+        self._check_open()
         return Session(self.engine)
 
     @overload
@@ -229,7 +254,11 @@ class DatabaseConnectionManager:
         return found if into is None else mapped(found.rows, into)
 
     def health(self) -> Health:
-        """Whether the database answers, how fast, its version and the pool's figures."""
+        """Whether the database answers, how fast, its version and the pool's figures; at once, also
+        where all connections are lent out.
+        """
+        if self._is_closed:
+            return Health(ok=False, latency=timedelta(0), error=_CLOSED)
         version = "SHOW server_version" if self.is_postgres else "SELECT sqlite_version()"
         name = "PostgreSQL" if self.is_postgres else "SQLite"
         start = time.perf_counter()
@@ -261,11 +290,18 @@ class DatabaseConnectionManager:
         return PoolFigures(pool.size(), pool.checkedout(), max(0, pool.overflow()))
 
     def close(self) -> None:
-        """Close every connection that is not lent out; those that are, when they come back."""
+        """Close every connection that is not lent out; those that are, when they come back.
+
+        What is asked of it afterwards is a `StorageError`.
+        """
         if not self._is_closed:
             self._is_closed = True
             self.engine.dispose()
             self._remove_file()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise StorageError(_CLOSED)
 
     def leave_to_parent(self) -> None:
         """Forget the connections without closing them, which would tell the server to end them:
@@ -283,25 +319,19 @@ class DatabaseConnectionManager:
         self.url = self.url.set(database=str(Path(folder) / "hub.db"))
         return weakref.finalize(self, _remove, folder, os.getpid())
 
-    def _make_engine(self) -> Engine:
+    def _make_engine(self, **pool: Any) -> Engine:
         engine = create_engine(
             self.url,
             connect_args=self._postgres_arguments() if self.is_postgres else {"timeout": 0},
             **({"isolation_level": "AUTOCOMMIT"} if self.is_postgres else {}),
-            poolclass=QueuePool,
-            pool_size=self.pool.size,
-            max_overflow=self.pool.max_overflow,
-            pool_timeout=checked_duration("pool.timeout", self.pool.timeout).total_seconds(),
-            pool_recycle=int(checked_duration("pool.recycle", self.pool.recycle).total_seconds()),
             hide_parameters=True,  # they may hold what is not for logs
+            **pool,
         )
         if self.is_postgres:
             keep_to_utc(engine)
             leave_standbys(engine)
         else:
             prepare_sqlite(engine, self._lock_timeout)
-        if self.pool.pre_ping:
-            ping_after_rest(engine)
         return engine
 
     def _postgres_arguments(self) -> dict[str, Any]:

@@ -79,9 +79,9 @@ class PostgresWaiter(Waiter):
 
     def _listen(self) -> bool:
         try:
-            pooled = self._manager.lazy_engine.raw_connection()
-            driver = pooled.driver_connection
-            pooled.detach()  # it is nobody's after us, and doesn't count among those of the pool
+            connection = self._manager.unpooled()
+            driver = connection.driver_connection
+            connection.detach()  # so that it is not closed with what it was lent out as
             assert isinstance(driver, psycopg.Connection)
             self._driver = driver
             driver.autocommit = True

@@ -17,6 +17,7 @@ from integration_hub import (
     DatabaseConnectionManager,
     DatabaseUnavailable,
     HubError,
+    PoolExhausted,
     PoolSettings,
     QueryTimeout,
     SchemaOutOfDate,
@@ -166,6 +167,32 @@ def test_health_tells_latency_version_and_pool(manager: DatabaseConnectionManage
     assert health.database_version.split()[0] in ("PostgreSQL", "SQLite")
     assert (health.pool.size, health.pool.in_use) == (5, 1)
     assert manager.is_connected
+
+
+def test_health_is_told_at_once_where_all_connections_are_lent_out(
+    manager: DatabaseConnectionManager,
+) -> None:
+    pool = PoolSettings(size=1, max_overflow=1, timeout=0.01)
+    full = DatabaseConnectionManager(manager.url, pool=pool)
+    with full.reading(), full.reading():
+        with pytest.raises(PoolExhausted):
+            full.query("SELECT 1")
+        health = full.health()
+        assert (health.ok, health.pool.in_use, full.is_connected) == (True, 2, True)
+    assert full.query("SELECT 1 AS one").rows == [{"one": 1}]
+    full.close()
+
+
+def test_a_manager_that_is_closed_says_so(manager: DatabaseConnectionManager) -> None:
+    closed = DatabaseConnectionManager(manager.url)
+    closed.query("SELECT 1")
+    closed.close()
+    health = closed.health()
+    assert (closed.is_connected, health.ok) == (False, False)
+    for use in (lambda: closed.query("SELECT 1"), closed.session, closed.transaction().__enter__):
+        with pytest.raises(StorageError, match="is closed; make another") as refused:
+            use()
+        assert refused.value.message == health.error
 
 
 def test_a_private_sqlite_database_goes_with_its_manager() -> None:

@@ -19,6 +19,7 @@ from integration_hub import (
     AttemptOutcome,
     DatabaseConnectionManager,
     Hub,
+    HubSettings,
     Integration,
     PostgresUnitOfWork,
     Schedule,
@@ -365,6 +366,20 @@ def test_a_connection_that_is_cut_is_made_anew_and_counts_as_news(
     assert waiter.wait(10)
     assert admin.query(cut).row_count == 1
     admin.close()
+
+
+def test_who_listens_takes_no_connection_of_the_pool(
+    hub_postgres_url: URL, hub: Hub, parent: Integration
+) -> None:
+    settings = HubSettings(pool_size=1, pool_max_overflow=0, pool_timeout=timedelta(seconds=0.01))
+    with Hub.from_url(hub_postgres_url, settings=settings) as small:
+        with small.unit_of_work() as uow:
+            uow.integrations.save(uow.integrations.get(parent.id))
+            with small.waiter(SYNC_WORK) as waiter:
+                commits(hub, lambda uow: uow.sync_jobs.add(job(parent)))
+                assert waiter.wait(10) == "told"
+            assert small.health().ok
+        assert small.health().pool.in_use == 0
 
 
 def test_where_it_cannot_listen_it_waits_for_its_time(
