@@ -20,6 +20,11 @@ LAZY: Final = "integration_hub_lazy"
 _PING_AFTER = 1.0  # seconds of rest after which a pooled connection is tried before it is lent out
 
 
+def milliseconds(limit: timedelta) -> int:
+    """As databases count them, in 31 bits: up to 24 days."""
+    return min(round(limit.total_seconds() * 1000), 2**31 - 1)
+
+
 def begin_lazily(connection: Connection) -> None:
     """Begin the transaction of a connection of `lazy_engine`, before its first write.
 
@@ -33,7 +38,7 @@ def begin_lazily(connection: Connection) -> None:
 
 def prepare_sqlite(engine: Engine, lock_timeout: timedelta) -> None:
     """What SQLite has to be told on each connection, and how transactions begin there."""
-    busy = round(lock_timeout.total_seconds() * 1000)
+    busy = milliseconds(lock_timeout)
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, record: object) -> None:

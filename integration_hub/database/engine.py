@@ -29,6 +29,7 @@ from integration_hub.database.connections import (
     LAZY,
     keep_to_utc,
     leave_standbys,
+    milliseconds,
     ping_after_rest,
     prepare_sqlite,
 )
@@ -335,9 +336,6 @@ class DatabaseConnectionManager:
         return engine
 
     def _postgres_arguments(self) -> dict[str, Any]:
-        def milliseconds(limit: timedelta) -> int:
-            return round(limit.total_seconds() * 1000)
-
         own = str(self.url.query.get("options", ""))
         limits = (
             f"-c statement_timeout={milliseconds(self._statement_timeout)}"
@@ -350,7 +348,8 @@ class DatabaseConnectionManager:
         }
         if "connect_timeout" not in self.url.query:
             # libpq counts in whole seconds, and takes 0 for "for ever".
-            arguments["connect_timeout"] = max(1, round(self._connect_timeout.total_seconds()))
+            seconds = milliseconds(self._connect_timeout) / 1000
+            arguments["connect_timeout"] = max(1, round(seconds))
         if "application_name" not in self.url.query:
             arguments["application_name"] = self._application_name
         arguments |= {n: each for n, each in _SILENCE.items() if n not in self.url.query}

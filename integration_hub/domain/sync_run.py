@@ -26,7 +26,7 @@ from integration_hub.domain.frozen import draft, evolved, frozen, put
 from integration_hub.domain.frozen_json import checked_json, stored_part
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.sync_job import MOST_RECORDS, SyncJob
-from integration_hub.domain.values import checked_count, clipped_text, new_id
+from integration_hub.domain.values import LONGEST_ASKED, checked_count, clipped_text, new_id
 
 BACKOFF = timedelta(seconds=10)  # the longest wait after a first failure; it doubles with each
 LONGEST_BACKOFF = timedelta(hours=1)
@@ -179,12 +179,12 @@ def opened(
 
 
 def wait_after(attempt: int, error: object) -> timedelta:
-    """How long to wait after an attempt that failed: what the other system asked for, or a random
-    part of a time that doubles (full jitter), up to an hour.
+    """How long to wait after an attempt that failed: what the other system asked for, up to a day,
+    or a random part of a time that doubles (full jitter), up to an hour.
     """
     last = error.last if isinstance(error, RetriesExhausted) else error
     if isinstance(last, StatusError) and last.is_retryable and last.retry_after is not None:
-        return last.retry_after
+        return min(last.retry_after, LONGEST_ASKED)
     longest = min(BACKOFF * (1 << min(attempt - 1, 20)), LONGEST_BACKOFF)
     return longest * random.random()
 

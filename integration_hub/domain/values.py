@@ -23,6 +23,10 @@ MAX_NAME = 255
 MAX_TEXT = 4_000
 MAX_URL = 2_048
 MAX_TAGS = 100
+LONGEST = timedelta(days=36_525)
+"""A century: nobody waits longer, it can be added to any moment, and a double holds its µs."""
+LONGEST_ASKED = timedelta(days=1)
+"""The longest wait that another system may ask for: some say years, and nobody would notice."""
 
 _SLUG = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 _EVENT_PART = re.compile(r"[a-zA-Z0-9_]+")  # Standard Webhooks: full-stop-delimited [a-zA-Z0-9_]
@@ -163,19 +167,22 @@ def optional_time(field: str, value: object) -> datetime | None:
 
 
 def checked_duration(field: str, value: object) -> timedelta:
-    """A `timedelta` or a number of seconds, not negative, given back as a `timedelta`."""
+    """A `timedelta` or a number of seconds, not negative and of a century at most, given back as a
+    `timedelta`.
+    """
     if isinstance(value, timedelta):
-        duration = value
-    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        try:
-            duration = timedelta(seconds=value)
-        except OverflowError as error:
-            raise ValidationError(field, value, "must be a shorter time") from error
+        seconds = value.total_seconds()
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = value
     else:
         raise ValidationError(field, value, "must be a timedelta or a number of seconds")
-    if duration < timedelta(0):
+    if isinstance(seconds, float) and math.isnan(seconds):
+        raise ValidationError(field, value, "must be a number")
+    if seconds < 0:
         raise ValidationError(field, value, "must not be negative")
-    return duration
+    if seconds > LONGEST.total_seconds():
+        raise ValidationError(field, value, "must be at most 100 years")
+    return value if isinstance(value, timedelta) else timedelta(seconds=seconds)
 
 
 def checked_period(field: str, value: object) -> timedelta:

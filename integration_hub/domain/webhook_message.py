@@ -26,6 +26,7 @@ from integration_hub.domain.errors import (
 from integration_hub.domain.frozen import evolved, put
 from integration_hub.domain.frozen_json import checked_json
 from integration_hub.domain.values import (
+    LONGEST_ASKED,
     checked_event,
     checked_id,
     checked_name,
@@ -316,7 +317,8 @@ class AttemptOutcome:
         if self.is_final or self.is_gone or delivery.retries_used >= len(retries):
             return None
         wait = retries[delivery.retries_used] * random.uniform(1 - JITTER, 1 + JITTER)
-        return max(timedelta(seconds=wait), self.retry_after or timedelta(0))
+        asked = min(self.retry_after or timedelta(0), LONGEST_ASKED)
+        return max(timedelta(seconds=wait), asked)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from integration_hub.domain.values import checked_count, checked_duration
 
 #: RFC 9110, 9.2.2: these may be sent twice without doing the work twice.
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
+_LONGEST = timedelta(seconds=10**9)
 STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -136,15 +137,17 @@ class RetryPolicy:
 def retry_after(headers: Mapping[str, str], now: datetime) -> timedelta | None:
     """What ``Retry-After`` asks for: seconds, or a date (RFC 9110, 10.2.3); None if neither.
 
-    A date counts from the answer's own ``Date``, where there is one, whatever our clock says.
+    A date counts from the answer's own ``Date``, where there is one, whatever our clock says. What
+    is more than thirty years is that, so that one can add it to any moment.
     """
     text = headers.get("retry-after", "").strip()
     if text.isascii() and text.isdigit():
-        return timedelta(seconds=min(int(text[:12]), 10**9))
+        return min(timedelta(seconds=int(text[:12])), _LONGEST)
     until = _date(text)
     if until is None:
         return None
-    return max(until - (_date(headers.get("date", "")) or now), timedelta(0))
+    wait = until - (_date(headers.get("date", "")) or now)
+    return max(min(wait, _LONGEST), timedelta(0))
 
 
 def _date(text: str) -> datetime | None:

@@ -21,7 +21,7 @@ DELIVERY_WORK = "integration_hub_delivery"
 _SELECTOR: type[selectors.BaseSelector] = getattr(
     selectors, "PollSelector", selectors.SelectSelector
 )
-
+_LONGEST_WAIT = 86_400.0  # seconds; poll() counts milliseconds, in 31 bits
 
 Heard: TypeAlias = Literal["", "told", "woken"]
 """What ended a wait: nothing but the time, somebody who has work, or a call of `wake`."""
@@ -40,8 +40,9 @@ class Waiter:
         self._voice.setblocking(False)
 
     def wait(self, seconds: float, *, deaf: float = 0.0) -> Heard:
-        """Whether it was woken, or told of work, within the time. For the first `deaf` seconds it
-        doesn't listen, and hears afterwards what it was told by then; it is woken all the same.
+        """Whether it was woken, or told of work, within the time, which ends after a day. For the
+        first `deaf` seconds it doesn't listen, and hears afterwards what it was told by then; it is
+        woken all the same.
         """
         return "woken" if self._heard([self._ear], seconds) else ""
 
@@ -49,7 +50,8 @@ class Waiter:
         with _SELECTOR() as selector:
             for source in sources:
                 selector.register(source, selectors.EVENT_READ)
-            heard = [key.fileobj for key, _ in selector.select(max(0.0, seconds))]
+            limit = max(0.0, min(seconds, _LONGEST_WAIT))
+            heard = [key.fileobj for key, _ in selector.select(limit)]
         if self._ear in heard:
             with suppress(BlockingIOError):
                 self._ear.recv(4096)

@@ -24,6 +24,7 @@ from integration_hub import (
     StorageError,
     ValidationError,
 )
+from integration_hub.domain.values import LONGEST
 
 PASSWORD = "s3cr3t-pass"
 
@@ -181,6 +182,21 @@ def test_health_is_told_at_once_where_all_connections_are_lent_out(
         assert (health.ok, health.pool.in_use, full.is_connected) == (True, 2, True)
     assert full.query("SELECT 1 AS one").rows == [{"one": 1}]
     full.close()
+
+
+def test_limits_may_be_longer_than_a_database_can_count(
+    manager: DatabaseConnectionManager,
+) -> None:
+    pool = PoolSettings(timeout=LONGEST, recycle=LONGEST)
+    patient = DatabaseConnectionManager(
+        manager.url,
+        pool=pool,
+        connect_timeout=LONGEST,
+        statement_timeout=LONGEST,
+        lock_timeout=LONGEST,
+    )
+    assert patient.query("SELECT 1 AS one").rows == [{"one": 1}]
+    patient.close()
 
 
 def test_a_manager_that_is_closed_says_so(manager: DatabaseConnectionManager) -> None:

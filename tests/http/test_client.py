@@ -40,7 +40,8 @@ from integration_hub import (
     TimedOut,
     ValidationError,
 )
-from integration_hub.http import Tls
+from integration_hub.domain.values import LONGEST
+from integration_hub.http import Timeout, Tls
 from integration_hub.http.transport import _MOST_HOSTS
 from raw_server import Peer, Serve, answer
 
@@ -636,6 +637,12 @@ def test_connections_to_many_hosts_do_not_use_up_the_files_of_a_process(serve: S
         assert client.get(hosts[-1]).is_ok  # on the connection that it has
         assert server.connections == connections
     assert server.is_left()
+
+
+def test_who_has_time_may_say_so(httpserver: HTTPServer) -> None:
+    httpserver.expect_request("/").respond_with_json(1)
+    for timeout in (LONGEST, Timeout(LONGEST, LONGEST, LONGEST)):
+        assert HttpClient(timeout=timeout).get(httpserver.url_for("/")).is_ok
 
 
 # --- TLS --------------------------------------------------------------------------------------

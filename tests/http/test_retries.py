@@ -141,6 +141,7 @@ def test_waits_grow_up_to_their_cap_and_are_jittered() -> None:
         ("Wed, 21 Oct 2026 07:28:09 GMT", "Wed, 21 Oct 2026 07:28:00 GMT", 9),
         ("Wed, 21 Oct 2026 07:00:00 GMT", "Wed, 21 Oct 2026 07:28:00 GMT", 0),
         ("Wed, 21 Oct 1998 07:28:00 GMT", None, 0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", "Thu, 01 Jan 1970 00:00:00 GMT", 60),
         ("soon", None, 0.25),
         ("-5", None, 0.25),
     ],
@@ -154,12 +155,16 @@ def test_retry_after_is_heeded_up_to_its_cap(header: str, date: str | None, wait
     assert transport.waits == [wait]
 
 
-def test_what_was_asked_for_is_kept_uncapped_in_the_error() -> None:
-    transport = ScriptedTransport().reply(429, headers={"Retry-After": "3600"})
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("3600", 3_600), ("999999999999", 10**9), ("Fri, 31 Dec 9999 23:59:59 GMT", 10**9)],
+)
+def test_what_was_asked_for_is_kept_in_the_error(header: str, seconds: int) -> None:
+    transport = ScriptedTransport().reply(429, headers={"Retry-After": header})
     outcome = client(transport, retry=RetryPolicy(attempts=1)).get("/")
     assert isinstance(outcome, Err)
     assert isinstance(outcome.error, StatusError)
-    assert outcome.error.retry_after == timedelta(hours=1)
+    assert outcome.error.retry_after == timedelta(seconds=seconds)
     assert outcome.error.is_retryable
 
 

@@ -319,13 +319,26 @@ def test_only_an_event_can_be_subscribed_to(wrong: Any) -> None:
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(1, timedelta(seconds=1)), (0.5, timedelta(milliseconds=500)), (timedelta(1), timedelta(1))],
+    [
+        (1, timedelta(seconds=1)),
+        (0.5, timedelta(milliseconds=500)),
+        (timedelta(1), timedelta(1)),
+        (3_155_760_000, timedelta(36_525)),
+        (0, timedelta(0)),
+    ],
 )
 def test_a_duration_is_a_timedelta_or_seconds(value: Any, expected: timedelta) -> None:
     assert checked_duration("limit", value) == expected
 
 
-@pytest.mark.parametrize("wrong", [-1, timedelta(-1), "5", None, True, float("nan"), 1e300])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *(-1, timedelta(-1), "5", None, True, float("nan")),
+        *(3_155_760_001, timedelta(36_525, microseconds=1), timedelta.max, 1e300, 10**400),
+        *(float("inf"), float("-inf")),
+    ],
+)
 def test_what_is_no_duration_is_refused(wrong: Any) -> None:
     with pytest.raises(ValidationError) as refused:
         checked_duration("limit", wrong)

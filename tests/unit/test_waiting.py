@@ -11,6 +11,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from integration_hub.domain.values import LONGEST
 from integration_hub.ports.waiting import Waiter, stopped_by_signals
 
 
@@ -24,7 +25,7 @@ def test_a_waiter_waits_for_its_time_and_is_woken_before() -> None:
         assert waiter.wait(60)  # woken before it waited
         assert not waiter.wait(0)  # both times
         threading.Timer(0.05, waiter.wake).start()
-        assert waiter.wait(60)
+        assert waiter.wait(LONGEST.total_seconds())
 
 
 def test_waking_never_blocks_and_comes_too_late_without_harm() -> None:

@@ -34,6 +34,7 @@ def test_waits_lie_on_both_sides_of_what_the_schedule_says(
 def test_what_was_asked_for_is_waited_for_if_it_is_longer() -> None:
     assert wait(retry_after=timedelta(seconds=77)) == timedelta(seconds=77)
     assert wait(1, retry_after=timedelta(seconds=5)) != timedelta(seconds=5)
+    assert wait(retry_after=timedelta(days=11_574)) == timedelta(days=1)
 
 
 @pytest.mark.parametrize("outcome", [{"is_final": True}, {"status": 410}])

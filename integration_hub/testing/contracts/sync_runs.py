@@ -479,18 +479,19 @@ class SyncRunContract:
         after = self.job(hub, job)
         assert (after.attempt, after.error_message) == (0, None)
 
+    @pytest.mark.parametrize(("asked", "waits"), [(77, 77), (10**9, 86_400)])
     def test_waits_are_jittered_and_heed_what_was_asked_for(
-        self, hub: Hub, parent: Integration, hub_clock: ManualClock
+        self, hub: Hub, parent: Integration, hub_clock: ManualClock, asked: int, waits: int
     ) -> None:
         error = StatusError(
-            *(503,), method="GET", url="x", is_retryable=True, retry_after=timedelta(seconds=77)
+            *(503,), method="GET", url="x", is_retryable=True, retry_after=timedelta(seconds=asked)
         )
         job = self.add_job(hub, parent)
         (run,) = self.claim(hub)
         told = self.does(hub, lambda uow: uow.sync_runs.fail(run, error))
         assert told.error_code == "status_error"
-        assert self.job(hub, job).next_run_at == hub_clock.now() + timedelta(seconds=77)
-        hub_clock.advance(77)
+        assert self.job(hub, job).next_run_at == hub_clock.now() + timedelta(seconds=waits)
+        hub_clock.advance(waits)
         (again,) = self.claim(hub)
         self.does(hub, lambda uow: uow.sync_runs.fail(again, "no word of a wait"))
         planned = self.job(hub, job).next_run_at
