@@ -24,6 +24,7 @@ from rich.text import Text
 
 from integration_hub.domain.aggregate import Aggregate
 from integration_hub.domain.errors import ValidationError
+from integration_hub.domain.values import checked_duration
 from integration_hub.hub import ClientOptions, Hub
 from integration_hub.ports.query import Filter
 from integration_hub.ports.repositories import Repository
@@ -100,7 +101,7 @@ def duration(option: str, text: str) -> timedelta:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
     if found is None:
         raise ValidationError(option, text, "must be a duration such as 90s, 15m, 12h or 30d")
-    return timedelta(seconds=float(found[1]) * _UNITS[found[2] or "s"])
+    return checked_duration(option, float(found[1]) * _UNITS[found[2] or "s"])
 
 
 def ago(hub: Hub, option: str, text: str) -> datetime:

@@ -111,21 +111,31 @@ class DatabaseSchemaManager:
         """The statements of an upgrade from nothing, for whoever runs them by hand."""
         config = _config(url=self._manager.url)
         config.output_buffer = buffer = io.StringIO()
-        command.upgrade(config, revision, sql=True)
+        with _reached(revision):
+            command.upgrade(config, revision, sql=True)
         return buffer.getvalue()
 
     def _move(self, run: Any, revision: str) -> SchemaRevision:
-        try:
-            with self._config() as config:
-                run(config, revision)
-        except CommandError as error:
-            raise ValidationError("revision", revision, f"can't be reached ({error})") from error
+        with _reached(revision), self._config() as config:
+            run(config, revision)
         return self.current()
 
     @contextmanager
     def _config(self, **attributes: Any) -> Iterator[Config]:
         with faults_named(), self._manager.engine.connect() as connection:
             yield _config(connection=connection, **attributes)
+
+
+@contextmanager
+def _reached(revision: str) -> Iterator[None]:
+    """A block that leads to a revision. Raises `ValidationError` for what is none."""
+    if not revision or "://" in revision:
+        problem = "must be a revision such as head; a database is named by --url"
+        raise ValidationError("revision", revision, problem)
+    try:
+        yield
+    except CommandError as error:
+        raise ValidationError("revision", revision, f"can't be reached ({error})") from error
 
 
 def _config(**attributes: Any) -> Config:

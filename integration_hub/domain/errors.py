@@ -46,6 +46,7 @@ sessions, so that any layer may raise them; no message and no field holds a secr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -53,11 +54,17 @@ from typing import Any, ClassVar, Literal, TypeAlias
 from uuid import UUID
 
 _SHOWN = 80  # characters of a refused value that a message repeats
+_CREDENTIALS = re.compile(r"://[^\s'\"]*@")  # of a URL, up to its host
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    """A value as a message may show it: shortened, and without passwords that are in a URL."""
+    text = _without_passwords(repr(value))
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text)} characters)"
+
+
+def _without_passwords(text: str) -> str:
+    return _CREDENTIALS.sub("://***@", text)
 
 
 def _a(kind: str) -> str:
@@ -101,7 +108,7 @@ class ValidationError(HubError):
     def __init__(self, field: str, value: object, problem: str) -> None:
         super().__init__(f"{field} {problem}, got {_shown(value)}")
         self.field = field
-        self.value = value
+        self.value = _without_passwords(value) if isinstance(value, str) else value
 
 
 class InvalidSort(HubError):

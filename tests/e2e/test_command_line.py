@@ -300,6 +300,7 @@ def test_a_job_is_paused_and_resumed_and_cancelled_from_the_shell(
         (["run", "--handlers", "{}:registry", "--lease", "long"], "90s, 15m, 12h or 30d"),
         (["history", "nobody"], "is no id, and nobody's name"),
         (["prune", "--older-than", "-3d"], "--older-than"),
+        (["prune", "--older-than", "99999999999999999d"], "--older-than must be at most 100 years"),
         (["pause", "nobody"], "is no id, and nobody's name"),
         (["cancel", "good", "--tenant", "beta"], "is no id, and nobody's name"),
     ],
@@ -422,6 +423,22 @@ def test_messages_are_delivered_and_looked_after_from_the_shell(
             uow.inbox.accept("m1")
             uow.commit()
         assert "1 messages and 1 of the inbox" in told("prune", "--older-than", "0s")
+
+
+@pytest.mark.parametrize("command", ["sql", "upgrade", "downgrade"])
+@pytest.mark.parametrize("given", ["nowhere", "", "postgresql://u:s3cr3t@db/hub"])
+def test_a_revision_that_is_none_is_one_line(
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    given: str,
+) -> None:
+    assert run(monkeypatch, "db", command, given, "--url", url) == 1
+    said = capsys.readouterr().err
+    assert "validation_error revision" in said
+    assert "s3cr3t" not in said
+    assert len(said.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize(

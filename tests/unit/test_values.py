@@ -223,6 +223,21 @@ def test_a_url_may_hold_what_is_no_credential(url: str) -> None:
     assert webhook(url=url).url == url
 
 
+@pytest.mark.parametrize(
+    "url", ["postgresql://u:hunter2@db/hub", "x https://u:hunter2/@q@h y", "http://hunter2@h"]
+)
+def test_a_password_in_a_url_is_not_shown_wherever_that_was_given(url: str) -> None:
+    for given in (url, [url], {"a": url}):
+        with pytest.raises(ValidationError) as refused:
+            checked_duration("limit", given)
+        shown = "".join(traceback.format_exception(refused.value)) + repr(refused.value.args)
+        assert "hunter2" not in shown
+        assert "://***@" in refused.value.message
+    with pytest.raises(ValidationError) as refused:
+        checked_duration("limit", url)
+    assert "hunter2" not in str(refused.value.value)
+
+
 def test_tags_and_events_are_sets() -> None:
     assert integration(tags={"b", "a"}).tags == ("a", "b")
     assert integration(tags=["ä", "z", "ä", "Z"]).tags == ("Z", "z", "ä")
