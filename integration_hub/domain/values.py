@@ -162,6 +162,17 @@ def checked_time(field: str, value: object) -> datetime:
         raise ValidationError(field, value, "must lie between the years 1 and 9999") from error
 
 
+def checked_start(field: str, value: object) -> datetime:
+    """An aware moment, in UTC, to which any duration can be added."""
+    moment = checked_time(field, value)
+    if moment > _LAST_START:
+        raise ValidationError(field, value, "must lie before the year 9899")
+    return moment
+
+
+_LAST_START = datetime(9899, 1, 1, tzinfo=UTC)
+
+
 def optional_time(field: str, value: object) -> datetime | None:
     return None if value is None else checked_time(field, value)
 

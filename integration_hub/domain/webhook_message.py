@@ -27,6 +27,8 @@ from integration_hub.domain.frozen import evolved, put
 from integration_hub.domain.frozen_json import checked_json
 from integration_hub.domain.values import (
     LONGEST_ASKED,
+    checked_count,
+    checked_duration,
     checked_event,
     checked_id,
     checked_name,
@@ -49,6 +51,7 @@ THROTTLE = timedelta(seconds=30)
 THROTTLING = frozenset({429, 502, 504})
 """Statuses that ask for less. Source: Standard Webhooks, "Handling throttling"."""
 GONE = 410
+_MOST_MS = 2**31 - 1  # 24 days; what an integer of Postgres can hold
 DISABLED_EVENT = "webhook.disabled"
 
 
@@ -268,7 +271,8 @@ class AttemptOutcome:
     """What came of an attempt: a status, or an error's code and words where there was no answer.
 
     `duration` is how long it took; `retry_after` is what the receiver asked for. `is_final`: it
-    must not be tried again, as where the address is blocked.
+    must not be tried again, as where the address is blocked. Raises `ValidationError` for what
+    can't be stored.
     """
 
     started_at: datetime
@@ -279,6 +283,18 @@ class AttemptOutcome:
     error_message: str | None = None
     retry_after: timedelta | None = None
     is_final: bool = False
+
+    def __post_init__(self) -> None:
+        put(self, "started_at", checked_time("started_at", self.started_at))
+        put(self, "duration", checked_duration("duration", self.duration))
+        if self.status is not None:
+            checked_count("status", self.status, least=100, most=999)
+        elif self.error_code is None:
+            raise ValidationError("status", None, "must be there, or else an error_code")
+        if self.error_code is not None:
+            checked_name("error_code", self.error_code)
+        if self.retry_after is not None:
+            put(self, "retry_after", checked_duration("retry_after", self.retry_after))
 
     @property
     def is_success(self) -> bool:
@@ -297,8 +313,8 @@ class AttemptOutcome:
         return WebhookAttempt(
             delivery_id=delivery.id,
             number=delivery.attempt_count,
-            started_at=checked_time("started_at", self.started_at),
-            duration_ms=round(self.duration.total_seconds() * 1000),
+            started_at=self.started_at,
+            duration_ms=min(round(self.duration.total_seconds() * 1000), _MOST_MS),
             response_status=self.status,
             response_body=self.body,
             error_code=code,

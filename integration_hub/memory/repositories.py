@@ -86,10 +86,10 @@ class MemoryRepository(Generic[A, F]):
 
     def _save(self, item: A, expects: int) -> A:
         self._uow.require_active()
-        checked_item(self.KIND, item)
+        item = self._uow.owned(checked_item(self.KIND, item))
         with self._uow.store.lock:
             found = self._seen(item.id)
-            if found is None or found.tenant != (item.tenant or found.tenant):
+            if found is None or found.tenant != item.tenant:
                 raise self.KIND.NOT_FOUND(item.id)
             if found.version != item.version:
                 raise StaleVersion(self.KIND.KIND, item.id, item.version, found.version)

@@ -28,6 +28,7 @@ from integration_hub.domain.values import (
     checked_count,
     checked_id,
     checked_lease,
+    checked_start,
     checked_time,
     member,
     one_or_more,
@@ -351,7 +352,7 @@ class MessagesLife(Generic[U]):
         checked_count("per_host", per_host, least=1)
         checked_count("of_troubled", of_troubled)
         duration = checked_lease("lease", lease)
-        moment = self.clock.now() if now is None else checked_time("now", now)
+        moment = self.clock.now() if now is None else checked_start("now", now)
         waiting = {each.webhook.id: each for each in self._waiting(moment, MOST_WAITING)}
         places = [_Place.of(each.webhook, each.is_troubled) for each in waiting.values()]
         rooms = _rooms(_by_lot(places, moment), limit, per_host, of_troubled, busy)
@@ -398,6 +399,8 @@ class MessagesLife(Generic[U]):
         webhook = checked_delivery(delivery).webhook
         if webhook is None:
             raise ValidationError("delivery", delivery.id, "must be one that a claim gave")
+        if not isinstance(outcome, AttemptOutcome):
+            raise ValidationError("outcome", type(outcome).__name__, "must be an AttemptOutcome")
         if outcome.is_success:
             after = delivery.delivered(now)
         else:

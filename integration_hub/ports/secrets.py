@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Generic, Protocol, TypeVar
 from uuid import UUID
 
+from integration_hub.domain.aggregate import checked_item
 from integration_hub.domain.values import (
     checked_count,
     checked_duration,
@@ -99,7 +100,7 @@ class SecretsLife(Generic[U]):
 
     def of_many(self, webhooks: Iterable[Webhook]) -> dict[UUID, list[WebhookSecret]]:
         self._uow.require_active()
-        owners = {webhook.id: webhook for webhook in webhooks}
+        owners = {checked_item(Webhook, webhook).id: webhook for webhook in webhooks}
         now = self.clock.now()
         found: dict[UUID, list[WebhookSecret]] = {id: [] for id in owners}
         for secret in self._all_of(list(owners)) if owners else []:

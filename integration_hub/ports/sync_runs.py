@@ -31,6 +31,7 @@ from integration_hub.domain.values import (
     checked_lease,
     checked_name,
     checked_slug,
+    checked_start,
     checked_time,
     member,
     one_or_more,
@@ -167,7 +168,7 @@ class RunsLife:
         types: str | Collection[str] | None,
     ) -> list[SyncRun]:
         duration = checked_claim(worker, limit, lease)
-        moment = self.clock.now() if now is None else checked_time("now", now)
+        moment = self.clock.now() if now is None else checked_start("now", now)
         return self.claimed(Claim(worker, limit, duration, moment, checked_types(types)))
 
     def claimed(self, claim: Claim) -> list[SyncRun]:
@@ -209,11 +210,15 @@ class RunsLife:
 
     def succeed_many(self, outcomes: Iterable[tuple[SyncRun, SyncOutcome]]) -> list[SyncRun]:
         now = self.clock.now()
-        return self._end([(run, _succeeding(outcome, now)) for run, outcome in outcomes])
+        return self._end(
+            [(run, _succeeding(checked_outcome(outcome), now)) for run, outcome in outcomes]
+        )
 
     def fail(
         self, run: SyncRun, error: object, *, retry_in: timedelta | float | None = None
     ) -> SyncRun:
+        if error is None:
+            raise ValidationError("error", error, "must be an exception, or say what was wrong")
         wait = None if retry_in is None else checked_duration("retry_in", retry_in)
         now = self.clock.now()
 
@@ -279,6 +284,14 @@ class RunsLife:
         if not held[0].is_running:
             raise LeaseLost(run.id)
         return held
+
+
+def checked_outcome(outcome: object) -> SyncOutcome:
+    """What came of a run that succeeded. Raises `ValidationError` for what is none."""
+    if not isinstance(outcome, SyncOutcome):
+        problem = "must be a SyncOutcome or None: what a handler of sync jobs gives back"
+        raise ValidationError("outcome", type(outcome).__name__, problem)
+    return outcome
 
 
 def _succeeding(outcome: SyncOutcome, now: datetime) -> Ending:

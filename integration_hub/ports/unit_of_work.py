@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Literal, Protocol, Self, TypeAlias, TypeVar, final
 
+from integration_hub.domain.aggregate import Aggregate
 from integration_hub.domain.errors import (
     HubError,
     SerializationConflict,
     UnitOfWorkClosed,
     ValidationError,
 )
+from integration_hub.domain.frozen import evolved
 from integration_hub.domain.result import Err, Ok, Result
 from integration_hub.domain.values import checked_count, checked_name
 from integration_hub.ports.clock import Clock
@@ -36,6 +38,7 @@ from integration_hub.ports.sync_runs import SyncRunRepository
 
 State: TypeAlias = Literal["new", "active", "committed", "rolled_back"]
 T = TypeVar("T")
+A = TypeVar("A", bound=Aggregate)
 
 
 @final
@@ -180,13 +183,17 @@ class UnitOfWorkLifecycle:
         """The tenant of a new object. Raises `ValidationError` where that is unclear."""
         if isinstance(self.tenant, EveryTenant):
             if not item_tenant:
-                problem = "must be named on an object that is added through EVERY_TENANT"
+                problem = "must be named on an object that is stored through EVERY_TENANT"
                 raise ValidationError("tenant", item_tenant, problem)
             return item_tenant
         if item_tenant and item_tenant != self.tenant:
             problem = f"must be that of the unit of work ({self.tenant!r}), or left out"
             raise ValidationError("tenant", item_tenant, problem)
         return self.tenant
+
+    def owned(self, item: A) -> A:
+        """An object with its tenant: where that was left out, the one of the unit of work."""
+        return item if item.tenant else evolved(item, tenant=self.tenant_for(""))
 
 
 class OpensUnitOfWork(Protocol):

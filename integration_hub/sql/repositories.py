@@ -100,8 +100,8 @@ class SqlRepository(Generic[A, F]):
 
     def save(self, item: A, /) -> A:
         self._uow.require_active()
-        tenant = checked_item(self._kind, item).tenant
-        if not self._uow.sees(tenant):
+        item = self._uow.owned(checked_item(self._kind, item))
+        if not self._uow.sees(item.tenant):
             raise self._missing(item.id)
         changed = item.saved(actor=self._uow.actor, now=self._uow.clock.now())
         parameters = {**self._mapper.parameters(changed), "expected": item.version}

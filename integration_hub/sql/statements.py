@@ -12,6 +12,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Insert,
     Integer,
@@ -153,7 +154,7 @@ class Statements:
         if limited:
             statement = statement.limit(bindparam("limit", type_=Integer))
         if skipping:
-            statement = statement.offset(bindparam("offset", type_=Integer))
+            statement = statement.offset(bindparam("offset", type_=BigInteger))
         return Prepared(statement)
 
     def _count(self, shape: Shape, *, scoped: bool) -> Prepared:

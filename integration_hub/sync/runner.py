@@ -33,7 +33,12 @@ from integration_hub.domain.values import (
     checked_period,
     checked_slug,
 )
-from integration_hub.ports.sync_runs import CLAIM_LEASE, checked_claim, checked_types
+from integration_hub.ports.sync_runs import (
+    CLAIM_LEASE,
+    checked_claim,
+    checked_outcome,
+    checked_types,
+)
 from integration_hub.ports.unit_of_work import EVERY_TENANT, Tenant, UnitOfWork
 from integration_hub.ports.waiting import SYNC_WORK, stopped_by_signals
 from integration_hub.sync.context import Handler, OffersWork, SyncContext
@@ -342,10 +347,7 @@ def _checked_handlers(handlers: Mapping[str, Handler]) -> dict[str, Handler]:
 
 
 def _checked(outcome: object) -> SyncOutcome | None:
-    if outcome is not None and not isinstance(outcome, SyncOutcome):
-        problem = "must be a SyncOutcome or None: what a handler of sync jobs gives back"
-        raise ValidationError("outcome", type(outcome).__name__, problem)
-    return outcome
+    return None if outcome is None else checked_outcome(outcome)
 
 
 def _with_progress(outcome: SyncOutcome, run: SyncRun) -> SyncOutcome:

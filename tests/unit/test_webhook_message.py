@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from integration_hub import AttemptOutcome, WebhookDelivery
+from integration_hub import AttemptOutcome, ValidationError, WebhookDelivery
 from integration_hub.domain.values import new_id
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -35,6 +35,35 @@ def test_what_was_asked_for_is_waited_for_if_it_is_longer() -> None:
     assert wait(retry_after=timedelta(seconds=77)) == timedelta(seconds=77)
     assert wait(1, retry_after=timedelta(seconds=5)) != timedelta(seconds=5)
     assert wait(retry_after=timedelta(days=11_574)) == timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("field", "outcome"),
+    [
+        ("status", {"status": 99}),
+        ("status", {"status": 1_000}),
+        ("status", {"status": "200"}),
+        ("status", {"status": None}),
+        ("error_code", {"error_code": ""}),
+        ("duration", {"duration": -1}),
+        ("retry_after", {"retry_after": "soon"}),
+        ("started_at", {"started_at": NOON.replace(tzinfo=None)}),
+    ],
+)
+def test_an_outcome_that_can_t_be_stored_is_refused(field: str, outcome: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as refused:
+        AttemptOutcome(**{"started_at": NOON, "status": 500, **outcome})
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("duration", "logged"), [(timedelta(seconds=0.25), 250), (timedelta(days=400), 2**31 - 1)]
+)
+def test_the_log_has_milliseconds(duration: timedelta, logged: int) -> None:
+    """As many as a column can hold."""
+    delivery = WebhookDelivery(message_id=new_id(), webhook_id=new_id(), created_at=NOON)
+    outcome = AttemptOutcome(started_at=NOON, status=500, duration=duration)
+    assert outcome.attempt(delivery).duration_ms == logged
 
 
 @pytest.mark.parametrize("outcome", [{"is_final": True}, {"status": 410}])

@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -232,6 +232,7 @@ class MessageContract:
             ("idempotency_key", lambda m: m.publish("a.b", 1, idempotency_key="")),
             ("limit", lambda m: m.claim(limit=0)),
             ("lease", lambda m: m.claim(lease=0.1)),
+            ("now", lambda m: m.claim(now=datetime.max.replace(tzinfo=UTC))),
             ("delivery", lambda m: m.record("x", None)),
             ("delivery", lambda m: m.release(None)),
             ("limit", lambda m: m.fan_out(limit=0)),
@@ -242,6 +243,12 @@ class MessageContract:
         with hub.unit_of_work() as uow, pytest.raises(ValidationError) as refused:
             call(uow.messages)
         assert refused.value.field == field
+
+    def test_secrets_are_those_of_webhooks(self, hub: Hub) -> None:
+        wrong: Any = "a webhook"
+        with hub.unit_of_work() as uow, pytest.raises(ValidationError) as refused:
+            uow.secrets.of_many([wrong])
+        assert refused.value.field == "item"
 
     def test_of_every_tenant_one_must_be_named(self, hub: Hub) -> None:
         with hub.unit_of_work(tenant=EVERY_TENANT) as uow:

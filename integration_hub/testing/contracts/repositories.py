@@ -455,6 +455,7 @@ class RepositoryContract:
             repository = self.repository(uow)
             pages = [repository.page(self.own(), sort=BY_NAME, number=n, size=2) for n in (1, 2, 3)]
             beyond = repository.page(self.own(), number=9, size=2)
+            last = repository.page(self.own(), number=2**31 - 1, size=1_000)
         assert [[i.name for i in page.items] for page in pages] == [["0", "1"], ["2", "3"], ["4"]]
         assert [(p.total, p.pages, p.size) for p in pages] == [(5, 3, 2)] * 3
         assert [(p.has_previous, p.has_next) for p in pages] == [
@@ -462,7 +463,8 @@ class RepositoryContract:
             (True, True),
             (True, False),
         ]
-        assert (beyond.items, beyond.total, beyond.has_next) == ([], 5, False)
+        for page in (beyond, last):
+            assert (page.items, page.total, page.has_next) == ([], 5, False)
 
     def test_a_scroll_is_not_shaken_by_changes_before_its_place(self, hub: Hub) -> None:
         self.stored(hub, *(self.mine(name=name) for name in "bdfh"))

@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 import pytest
@@ -287,6 +287,7 @@ class SyncRunContract:
             ("limit", {"limit": 1_001}),
             ("lease", {"lease": 0.5}),
             ("lease", {"lease": "long"}),
+            ("now", {"now": datetime.max.replace(tzinfo=UTC)}),
             ("types", {"types": []}),
             ("types", {"types": ["CRM!"]}),
             ("types", {"types": 3}),
@@ -863,12 +864,15 @@ class SyncRunContract:
     def test_progress_is_checked(self, hub: Hub, parent: Integration) -> None:
         self.add_job(hub, parent)
         (run,) = self.claim(hub)
+        wrong: Any = 5
         with hub.unit_of_work() as uow:
             acts: tuple[Callable[[], object], ...] = (
                 lambda: uow.sync_runs.succeed(run, records=-1),
                 lambda: uow.sync_runs.succeed(run, checkpoint=float("nan")),
                 lambda: uow.sync_runs.heartbeat(run, records=True),
                 lambda: uow.sync_runs.fail(run, "x", retry_in=-1),
+                lambda: uow.sync_runs.fail(run, None),
+                lambda: uow.sync_runs.succeed_many([(run, wrong)]),
             )
             for act in acts:
                 with pytest.raises(ValidationError):

@@ -212,6 +212,22 @@ class TenantContract:
         with hub.unit_of_work(tenant="acme") as uow:
             assert uow.webhooks.count() == 1
 
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_who_leaves_the_tenant_out_means_one_s_own(
+        self, hub: Hub, theirs: dict[str, Any], kind: str
+    ) -> None:
+        """As where an object was put together anew from what a form or a request has."""
+        anew = dataclasses.replace(theirs[kind], tenant="", description="anew")
+        with hub.unit_of_work(tenant=EVERY_TENANT) as uow:
+            with pytest.raises(ValidationError) as refused:
+                getattr(uow, kind).save(anew)
+            assert refused.value.field == "tenant"
+        with hub.unit_of_work(tenant="beta") as uow:
+            repository = getattr(uow, kind)
+            saved = repository.save(anew)
+            assert (saved.tenant, saved.description) == ("beta", "anew")
+            assert repository.get(saved.id) == saved
+
     def test_through_every_tenant_a_new_object_names_its_own(self, hub: Hub) -> None:
         with hub.unit_of_work(tenant=EVERY_TENANT) as uow:
             with pytest.raises(ValidationError) as refused:
