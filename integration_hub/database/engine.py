@@ -348,8 +348,7 @@ class DatabaseConnectionManager:
         }
         if "connect_timeout" not in self.url.query:
             # libpq counts in whole seconds, and takes 0 for "for ever".
-            seconds = milliseconds(self._connect_timeout) / 1000
-            arguments["connect_timeout"] = max(1, round(seconds))
+            arguments["connect_timeout"] = max(1, round(self._connect_timeout.total_seconds()))
         if "application_name" not in self.url.query:
             arguments["application_name"] = self._application_name
         arguments |= {n: each for n, each in _SILENCE.items() if n not in self.url.query}

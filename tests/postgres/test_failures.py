@@ -105,6 +105,25 @@ def test_a_lock_that_is_not_given_in_time_is_a_timeout(hub_postgres_url: URL) ->
                 other.integrations.save(item)
 
 
+def test_short_questions_go_by_the_pool_as_long_as_it_has_a_connection(
+    hub_postgres_url: URL,
+) -> None:
+    pool = PoolSettings(size=1, max_overflow=0)
+    manager = DatabaseConnectionManager(hub_postgres_url, pool=pool)
+
+    def asked_by() -> int:
+        with manager.reading() as connection:
+            pid: int = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        return pid
+
+    kept = asked_by()
+    assert asked_by() == kept
+    with manager.transaction():
+        assert asked_by() != kept
+    assert asked_by() == kept
+    manager.close()
+
+
 def test_a_pool_with_nothing_left_says_so(hub_postgres_url: URL) -> None:
     pool = PoolSettings(size=1, max_overflow=0, timeout=0.1)
     manager = DatabaseConnectionManager(hub_postgres_url, pool=pool)

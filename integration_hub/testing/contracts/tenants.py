@@ -222,6 +222,8 @@ class TenantContract:
             with pytest.raises(ValidationError) as refused:
                 getattr(uow, kind).save(anew)
             assert refused.value.field == "tenant"
+            with pytest.raises(NotFound):  # nor does it move to another one
+                getattr(uow, kind).save(dataclasses.replace(anew, tenant="acme"))
         with hub.unit_of_work(tenant="beta") as uow:
             repository = getattr(uow, kind)
             saved = repository.save(anew)
