@@ -166,7 +166,7 @@ class UrllibTransport:
                 )
         except (Urllib3Error, OSError, ValueError) as error:
             _raise(error, request, deadline)
-        return _Urllib3Reply(raw, request, deadline)
+        return Urllib3Reply(raw, request, deadline)
 
     def _open(self, url: Url) -> HTTPConnectionPool:
         with self._lock:
@@ -333,7 +333,7 @@ def _words(causes: list[BaseException]) -> str:
     return type(causes[-1]).__name__
 
 
-class _Urllib3Reply:
+class Urllib3Reply:
     """An answer of urllib3."""
 
     def __init__(

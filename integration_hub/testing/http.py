@@ -1,6 +1,6 @@
 """A transport that answers from a script: no sockets, no waiting, time by a `ManualClock`.
 
-May import: `http`, `domain`. ::
+May import: `http`, `domain`, urllib3. ::
 
     transport = ScriptedTransport(ManualClock())
     transport.reply(503, headers={"Retry-After": "7"}).reply(200, json={"id": 1})
@@ -11,44 +11,25 @@ May import: `http`, `domain`. ::
 
 from __future__ import annotations
 
+import io
 import json as json_module
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, Self
 
-from integration_hub.domain.errors import ConnectionFailed, ResponseTooLarge
+from urllib3 import HTTPResponse
+
+from integration_hub.domain.errors import ConnectionFailed
 from integration_hub.http.messages import Headers, HttpRequest
 from integration_hub.http.sockets import Deadline
+from integration_hub.http.transport import Reply, Urllib3Reply
 from integration_hub.testing.clock import ManualClock
 
 NOTHING: Any = object()
+_BODILESS = (204, 304)  # RFC 9110, 6.4.1
 
 
-@dataclass(slots=True)
-class ScriptedReply:
-    """An answer of the script."""
-
-    status: int
-    headers: Mapping[str, str]
-    content: bytes
-    request: HttpRequest | None = None
-
-    def read(self, most: int) -> bytes:
-        if len(self.content) > most:
-            assert self.request is not None
-            raise ResponseTooLarge(most, method=self.request.method, url=self.request.safe_url)
-        return self.content
-
-    def chunks(self, size: int) -> Iterator[bytes]:
-        for start in range(0, len(self.content), size):
-            yield self.content[start : start + size]
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-Step = Callable[[HttpRequest, Deadline], ScriptedReply]
+Step = Callable[[HttpRequest, Deadline], Reply]
 
 
 class ScriptedTransport:
@@ -77,15 +58,26 @@ class ScriptedTransport:
         content: bytes = b"",
         after: timedelta | float = 0.0,
     ) -> Self:
-        """Next comes this answer, after so much time (a `timedelta` or seconds)."""
+        """Next comes this answer, after so much time (a `timedelta` or seconds).
+
+        As from a server, it has no body where it answers a HEAD, or has status 204 or 304, and one
+        with a ``Content-Encoding`` is decoded.
+        """
         fields = Headers(headers or {})
         if json is not NOTHING:
             content = json_module.dumps(json).encode()
             fields = Headers({"Content-Type": "application/json"}).merged(fields)
 
-        def step(request: HttpRequest, deadline: Deadline) -> ScriptedReply:
+        def step(request: HttpRequest, deadline: Deadline) -> Reply:
             self._take(after, request, deadline)
-            return ScriptedReply(status, fields, content, request)
+            has_body = request.method != "HEAD" and status not in _BODILESS
+            raw = HTTPResponse(
+                io.BytesIO(content if has_body else b""),
+                headers=fields,
+                status=status,
+                preload_content=False,
+            )
+            return Urllib3Reply(raw, request, deadline)
 
         self._script.append(step)
         return self
@@ -99,7 +91,7 @@ class ScriptedTransport:
     ) -> Self:
         """Next the connection fails, before (`was_sent=False`) or after the request was sent."""
 
-        def step(request: HttpRequest, deadline: Deadline) -> ScriptedReply:
+        def step(request: HttpRequest, deadline: Deadline) -> Reply:
             self._take(after, request, deadline)
             deadline.was_sent = was_sent
             where = {"method": request.method, "url": request.safe_url}
@@ -111,7 +103,7 @@ class ScriptedTransport:
     def hang(self, *, was_sent: bool = True) -> Self:
         """Next nothing is heard until the time limit of the client."""
 
-        def step(request: HttpRequest, deadline: Deadline) -> ScriptedReply:
+        def step(request: HttpRequest, deadline: Deadline) -> Reply:
             deadline.was_sent = was_sent
             limit = deadline.read if was_sent else deadline.connect
             self.clock.advance(max(0.0, min(limit, deadline.left())))
@@ -127,7 +119,7 @@ class ScriptedTransport:
 
     # --- as a transport -----------------------------------------------------------------------
 
-    def send(self, request: HttpRequest, deadline: Deadline) -> ScriptedReply:
+    def send(self, request: HttpRequest, deadline: Deadline) -> Reply:
         body = request.body
         if body is not None and not isinstance(body, bytes):
             read = getattr(body, "read", None)
