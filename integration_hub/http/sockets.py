@@ -182,6 +182,7 @@ class _Connects(HTTPConnection):
     """How both kinds of connection are made, and how they note that something was sent."""
 
     response_class = _Answer
+    _tunnel_headers: dict[str, str]  # http.client's
 
     def connect(self) -> None:
         deadline = _deadline()
@@ -228,12 +229,14 @@ class _Connects(HTTPConnection):
         might resolve to another one.
         """
         deadline = _deadline()
-        was_sent, host = deadline.was_sent, self._tunnel_host
+        was_sent, host, headers = deadline.was_sent, self._tunnel_host, self._tunnel_headers
         assert host is not None
         try:
             if deadline.guard is not None:
                 (*_, address), *_ = _allowed(deadline.guard, host, self._tunnel_port, deadline)
                 self._tunnel_host = address[0]
+                if "Host" in headers:  # from Python 3.12 on
+                    self._tunnel_headers = {**headers, "Host": _authority(*address[:2])}
             super()._tunnel()
         except OSError as error:
             status = _REFUSED.match(str(error))
@@ -241,7 +244,8 @@ class _Connects(HTTPConnection):
                 raise
             raise TunnelRefused(f"its proxy refused to connect to it ({status[1]})") from None
         finally:
-            deadline.was_sent, self._tunnel_host = was_sent, host
+            deadline.was_sent = was_sent
+            self._tunnel_host, self._tunnel_headers = host, headers
 
     def send(self, data: Any) -> None:
         if self.sock is None:
@@ -266,6 +270,11 @@ class Pool(HTTPConnectionPool):
 
 class TlsPool(HTTPSConnectionPool):
     ConnectionCls = _TlsConnection  # pyright: ignore[reportAssignmentType]
+
+
+def _authority(address: str, port: int) -> str:
+    """As a CONNECT, and its Host, name it (RFC 9110, 9.3.6)."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def _allowed(guard: Guards | None, host: str, port: int | None, deadline: Deadline) -> Addresses:

@@ -30,6 +30,7 @@ from integration_hub import (
 )
 from integration_hub.delivery.guard import AddressGuard
 from integration_hub.http import Backoff, OAuth2ClientCredentials, Proxies, Timeout, Tls
+from integration_hub.http.sockets import _authority
 from integration_hub.http.transport import UrllibTransport, needs_no_proxy
 from raw_server import Behave, Peer, Serve, answer, tunnels
 
@@ -244,6 +245,8 @@ def test_a_proxy_is_asked_for_the_address_that_was_checked(
     with HttpClient(transport=transport, retry=ONCE) as client:
         assert client.get(server.url, into=str).unwrap().value == "there"
         assert proxy.requests[0].startswith(f"CONNECT 127.0.0.2:{server.port} ".encode())
+        assert b"localhost" not in proxy.requests[0]
+        assert f"Host: localhost:{server.port}\r\n".encode() in server.requests[0]
         error = refusal(client.get("https://inside.test/"))
         assert isinstance(error, BlockedAddress)
         assert error.address == "10.0.0.1"
@@ -252,6 +255,13 @@ def test_a_proxy_is_asked_for_the_address_that_was_checked(
         assert error.address is None
         assert "can't be checked: behind a proxy" in error.message
     assert len(proxy.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "authority"), [("192.0.2.1", "192.0.2.1:443"), ("2001:db8::1", "[2001:db8::1]:443")]
+)
+def test_an_address_is_named_as_an_authority(address: str, authority: str) -> None:
+    assert _authority(address, 443) == authority
 
 
 def test_a_guard_is_asked_where_no_proxy_is_needed(serve: Serve) -> None:
