@@ -61,16 +61,10 @@ def hub_postgres(hub_postgres_url: URL, hub_clock: ManualClock) -> Iterator[Hub]
 @pytest.fixture
 def hub_postgres_url(hub_postgres_database: URL) -> Iterator[URL]:
     """A database with our tables, empty again after each test."""
-    from sqlalchemy import create_engine
-
-    from integration_hub.sql.models import metadata
+    from integration_hub.testing.postgres import empty_tables
 
     yield hub_postgres_database
-    engine = create_engine(hub_postgres_database)
-    with engine.begin() as connection:
-        tables = ", ".join(table.name for table in metadata.sorted_tables)
-        connection.exec_driver_sql(f"TRUNCATE {tables}")
-    engine.dispose()
+    empty_tables(hub_postgres_database)
 
 
 @pytest.fixture(scope="session")

