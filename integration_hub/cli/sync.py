@@ -96,7 +96,7 @@ def run(
     poll: Annotated[
         str, typer.Option(help="How often to look for work it was not told of.")
     ] = "5s",
-    grace: Annotated[str, typer.Option(help="How long handlers may go on after SIGTERM.")] = "30s",
+    grace: Annotated[str, typer.Option(help="How long handlers may go on after SIGTERM.")] = "20s",
     once: Annotated[bool, typer.Option("--once", help="Run what is due now, and end.")] = False,
     leave_others: Annotated[
         bool,

@@ -96,7 +96,7 @@ class SyncRunner:
         tenant: Tenant = EVERY_TENANT,
         lease: timedelta | float = CLAIM_LEASE,
         poll: timedelta | float = 5.0,
-        grace: timedelta | float = 30.0,
+        grace: timedelta | float = 20.0,
         leave_others: bool = False,
     ) -> None:
         self.hub = hub
