@@ -20,7 +20,16 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import pydantic
-from sqlalchemy import URL, Connection, Engine, create_engine, exc, make_url, text
+from sqlalchemy import (
+    URL,
+    Connection,
+    CursorResult,
+    Engine,
+    create_engine,
+    exc,
+    make_url,
+    text,
+)
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool, PoolProxiedConnection, QueuePool
 
@@ -240,11 +249,17 @@ class DatabaseConnectionManager:
 
         Gives a `QueryResult`, or with `into` (a dataclass, a pydantic model, a TypedDict: before
         Python 3.12 that of typing_extensions) a list of these. Raises `ValidationError` where a
-        row does not fit `into`, where `into` is nothing that rows could fit, or where two columns
-        have one name, so that a row could hold only one of them; then nothing is done.
+        parameter is missing, where a row does not fit `into`, where `into` is nothing that rows
+        could fit, or where two columns have one name, so that a row could hold only one of them;
+        then nothing is done.
         """
+        if not isinstance(sql, str):
+            raise ValidationError("sql", type(sql).__name__, "must be a statement in text")
+        if not isinstance(params, Mapping | None):
+            problem = "must be a mapping of names to values"
+            raise ValidationError("params", type(params).__name__, problem)
         with self.transaction() as connection:
-            result = connection.execute(text(sql), dict(params or {}))
+            result = _executed(connection, sql, dict(params or {}))
             if not result.returns_rows:
                 rows: list[dict[str, Any]] = []
                 found = QueryResult(rows, result.rowcount, ())
@@ -359,6 +374,20 @@ class DatabaseConnectionManager:
     def _begins(self) -> dict[str, Any]:
         """What makes a connection of a pool that begins nothing by itself begin transactions."""
         return {"isolation_level": "READ COMMITTED"} if self.is_postgres else {}
+
+
+def _executed(connection: Connection, sql: str, params: dict[str, Any]) -> CursorResult[Any]:
+    try:
+        return connection.execute(text(sql), params)
+    except UnicodeEncodeError:  # it shows what it could not encode
+        problem = "must hold text without lone surrogates, which are no UTF-8"
+        raise ValidationError("params", "<not shown>", problem) from None
+    except exc.DBAPIError:
+        raise
+    except exc.StatementError as error:
+        why = "" if error.orig is None else error.orig.args[0]
+        problem = rf"must have each :name of the statement (write \: for a plain colon): {why}"
+        raise ValidationError("params", ", ".join(params) or "none", problem) from None
 
 
 def _told_apart(columns: tuple[str, ...]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError, TimeoutError
 
@@ -32,6 +33,7 @@ _PRIVILEGE = "42501"  # insufficient_privilege
 _UNAVAILABLE = {"57P01", "57P02", "57P03", "53300", "25P03"}  # shut down, starting, too many, idle
 _CONNECTION = "08"  # the class of connection exceptions
 _CONSTRAINT, _DATA = "23", "22"  # the classes of constraint violations, and of data exceptions
+_MEANING, _SYNTAX = "42", "42601"  # the class of what a statement can't mean, and syntax_error
 _ABORTED = "25P02"  # in_failed_sql_transaction
 _READ_ONLY = "25006"  # read_only_sql_transaction
 
@@ -88,9 +90,24 @@ def _postgres_fault(state: str | None, error: BaseException, is_lost: bool) -> H
     if is_lost:
         message = f"the database can't be reached: {_first_line(error)}"
         return DatabaseUnavailable(message, sqlstate=state)
+    return StorageError(
+        f"the database refused ({kind}{_particulars(error, state)})", sqlstate=state
+    )
+
+
+def _particulars(error: BaseException, state: str | None) -> str:
+    """What else may be said of a refusal: names and places, and no data."""
+    if state == _SYNTAX:  # its words repeat what stands there, which may be anything
+        diag: Any = getattr(error, "diag", None)
+        return f" near character {diag.statement_position} of the statement"
+    if state is not None and state.startswith(_MEANING):
+        return f": {_first_line(error)}"
+    if (
+        state is None and type(error).__name__ == "ProgrammingError"
+    ):  # of the driver, which says why
+        return f": {_first_line(error)}"
     constraint = violated_constraint(error)
-    of = f" of {constraint}" if constraint else ""
-    return StorageError(f"the database refused ({kind}{of})", sqlstate=state)
+    return f" of {constraint}" if constraint else ""
 
 
 def _hide_values(error: BaseException, state: str | None) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from traceback import format_exception
+from typing import Any
 
 import pydantic
 import pytest
@@ -156,6 +157,46 @@ def test_parameters_stay_out_of_errors_and_logs(
         manager.query(statement, {"name": PASSWORD})
     assert PASSWORD not in caplog.text
     assert PASSWORD not in "".join(format_exception(refused.value))
+
+
+@pytest.mark.parametrize(
+    ("sql", "params", "field", "words"),
+    [
+        ("SELECT :x, :y", {"x": 1}, "params", "bind parameter 'y'"),
+        ("SELECT ':x'", None, "params", r"write \: for a plain colon"),
+        ("SELECT :x", {"x": "\ud800"}, "params", "lone surrogates"),
+        ("SELECT :x", [("x", 1)], "params", "a mapping of names to values"),
+        (text("SELECT 1"), None, "sql", "a statement in text"),
+    ],
+)
+def test_a_question_that_can_t_be_asked_is_refused(
+    manager: DatabaseConnectionManager, sql: Any, params: Any, field: str, words: str
+) -> None:
+    with pytest.raises(ValidationError) as refused:
+        manager.query(sql, params)
+    assert refused.value.field == field
+    assert words in refused.value.message
+    assert manager.query(r"SELECT '\:x' AS colon").rows == [{"colon": ":x"}]
+
+
+@pytest.mark.parametrize(
+    ("sql", "params", "words"),
+    [
+        ("SELEC 1", {}, {"postgresql": "SyntaxError near character 1", "sqlite": "SQLITE_ERROR"}),
+        (
+            "SELECT lower(name, name) FROM shops",
+            {},
+            {"postgresql": "function lower(text, text) does not exist", "sqlite": "SQLITE_ERROR"},
+        ),
+        ("SELECT :x", {"x": object()}, {"postgresql": "type 'object'", "sqlite": "type 'object'"}),
+    ],
+)
+def test_what_a_statement_can_t_mean_is_told(
+    manager: DatabaseConnectionManager, sql: str, params: dict[str, Any], words: dict[str, str]
+) -> None:
+    with pytest.raises(StorageError) as refused:
+        manager.query(sql, params)
+    assert words[manager.url.get_backend_name()] in refused.value.message
 
 
 def test_health_tells_latency_version_and_pool(manager: DatabaseConnectionManager) -> None:
