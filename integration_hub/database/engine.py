@@ -253,13 +253,9 @@ class DatabaseConnectionManager:
         could fit, or where two columns have one name, so that a row could hold only one of them;
         then nothing is done.
         """
-        if not isinstance(sql, str):
-            raise ValidationError("sql", type(sql).__name__, "must be a statement in text")
-        if not isinstance(params, Mapping | None):
-            problem = "must be a mapping of names to values"
-            raise ValidationError("params", type(params).__name__, problem)
+        given = checked_parameters(sql, params)
         with self.transaction() as connection:
-            result = _executed(connection, sql, dict(params or {}))
+            result = _executed(connection, sql, given)
             if not result.returns_rows:
                 rows: list[dict[str, Any]] = []
                 found = QueryResult(rows, result.rowcount, ())
@@ -374,6 +370,16 @@ class DatabaseConnectionManager:
     def _begins(self) -> dict[str, Any]:
         """What makes a connection of a pool that begins nothing by itself begin transactions."""
         return {"isolation_level": "READ COMMITTED"} if self.is_postgres else {}
+
+
+def checked_parameters(sql: object, params: object) -> dict[str, Any]:
+    """The parameters of a statement. Raises `ValidationError` where either is none."""
+    if not isinstance(sql, str):
+        raise ValidationError("sql", type(sql).__name__, "must be a statement in text")
+    if not isinstance(params, Mapping | None):
+        problem = "must be a mapping of names to values"
+        raise ValidationError("params", type(params).__name__, problem)
+    return dict(params or {})
 
 
 def _executed(connection: Connection, sql: str, params: dict[str, Any]) -> CursorResult[Any]:

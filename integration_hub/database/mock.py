@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar, overload
 
 from sqlalchemy.sql.elements import TextClause
 
-from integration_hub.database.engine import QueryResult, mapped
+from integration_hub.database.engine import QueryResult, checked_parameters, mapped
 from integration_hub.database.health import Health
 from integration_hub.domain.errors import HubError, StorageError, ValidationError
 
@@ -85,8 +85,9 @@ class MockDatabaseConnection:
         *,
         into: type[T] | None = None,
     ) -> QueryResult | list[T]:
+        given = checked_parameters(sql, params)
         with self.transaction() as connection:
-            found = connection.execute(sql, params)
+            found = connection.execute(sql, given)
         return found if into is None else mapped(found.rows, into)
 
     def answer(self, sql: str, params: Mapping[str, Any] | None) -> QueryResult:

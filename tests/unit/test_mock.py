@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -57,6 +58,16 @@ def test_a_statement_that_fits_no_script_is_refused() -> None:
     with pytest.raises(ValidationError, match="fits no script") as refused:
         MockDatabaseConnection().query("SELECT 1")
     assert refused.value.field == "sql"
+
+
+def test_what_is_no_statement_or_no_parameters_is_refused_as_by_the_real_one() -> None:
+    wrong: Any = 5
+    mock = MockDatabaseConnection()
+    mock.script("shops")
+    for sql, params in ((wrong, None), ("shops", wrong)):
+        with pytest.raises(ValidationError, match="must be a"):
+            mock.query(sql, params)
+    assert (mock.queries, mock.commits) == ([], 0)
 
 
 def test_a_row_that_does_not_fit_names_its_column_as_the_real_one_does() -> None:
