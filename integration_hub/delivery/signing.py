@@ -21,11 +21,12 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from integration_hub.domain.errors import SignatureError, ValidationError
-from integration_hub.domain.values import checked_duration
+from integration_hub.domain.values import checked_duration, checked_time
 from integration_hub.domain.webhook_secret import (
     PRIVATE_KEY,
     PUBLIC_KEY,
     SYMMETRIC,
+    checked_secret,
     new_symmetric_secret,
     secret_bytes,
 )
@@ -67,7 +68,7 @@ def sign(secret: str, id: str, timestamp: datetime | int, body: bytes | str) -> 
     `ValidationError` for a secret that is none; it is not repeated in the message.
     """
     content = _content(id, _seconds(timestamp), body)
-    if secret.startswith(PRIVATE_KEY):
+    if checked_secret(secret).startswith(PRIVATE_KEY):
         return _encoded("v1a", _private_key(secret).sign(content))
     return _encoded("v1", hmac.digest(_key(secret), content, hashlib.sha256))
 
@@ -112,7 +113,7 @@ def verify(
             f"the message is {when}: {abs(age):.0f} s, and {limit:.0f} s are allowed"
         )
     content = _content(found[ID], seconds, body)
-    secrets = [secret] if isinstance(secret, str) else list(secret)
+    secrets = [secret] if isinstance(secret, str) else list(secret or ())
     if not secrets:
         raise ValidationError("secret", "none", "must be a secret, or several")
     # Each is tried, so that the time that it takes doesn't tell which one was right.
@@ -142,8 +143,11 @@ def _is_signed(key: Ed25519PublicKey, content: bytes, signature: str) -> bool:
 
 
 def _content(id: str, seconds: int, body: bytes | str) -> bytes:
-    if not id or "." in id:
+    if not isinstance(id, str) or not id or "." in id:
         raise ValidationError("id", id, "must be an id without a full stop")
+    if not isinstance(body, bytes | bytearray | memoryview | str):
+        problem = "must be the bytes that are sent, or were received, and not what they mean"
+        raise ValidationError("body", type(body).__name__, problem)
     return _bytes(f"{id}.{seconds}.") + (_bytes(body) if isinstance(body, str) else body)
 
 
@@ -153,7 +157,12 @@ def _bytes(text: str) -> bytes:
 
 
 def _seconds(timestamp: datetime | int) -> int:
-    return int(timestamp.timestamp()) if isinstance(timestamp, datetime) else int(timestamp)
+    if isinstance(timestamp, datetime):
+        return int(checked_time("timestamp", timestamp).timestamp())
+    if not isinstance(timestamp, int | float) or isinstance(timestamp, bool):
+        problem = "must be a moment, or seconds since 1970"
+        raise ValidationError("timestamp", type(timestamp).__name__, problem)
+    return int(timestamp)
 
 
 def _encoded(version: str, signature: bytes) -> str:

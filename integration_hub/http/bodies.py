@@ -69,14 +69,29 @@ def content_of(
     if json is not NOT_GIVEN:
         return Content(_json(json), "application/json")
     if files is not None:
-        return _multipart(query_pairs(data), files)
+        return _multipart(_form(data), files)
     if data is not None:
-        return Content(urlencode(query_pairs(data)).encode(), "application/x-www-form-urlencoded")
+        return Content(urlencode(_form(data)).encode(), "application/x-www-form-urlencoded")
     if isinstance(content, str):
-        return Content(content.encode(), "text/plain; charset=utf-8")
+        return Content(_utf8(content), "text/plain; charset=utf-8")
     if isinstance(content, bytes | None):
         return Content(content, None)
     return _stream(content)
+
+
+def _form(data: Params | None) -> list[tuple[str, str]]:
+    if isinstance(data, str | bytes):
+        problem = "must be a mapping or pairs; bytes and text are given as content"
+        raise ValidationError("data", type(data).__name__, problem)
+    return query_pairs(data, "data")
+
+
+def _utf8(content: str) -> bytes:
+    try:
+        return content.encode()
+    except UnicodeEncodeError:
+        problem = "must not hold lone surrogates, which are no UTF-8"
+        raise ValidationError("content", "<not shown>", problem) from None
 
 
 def _json(value: Any) -> bytes:
@@ -87,23 +102,28 @@ def _json(value: Any) -> bytes:
 
 
 def _multipart(pairs: list[tuple[str, str]], files: Mapping[str, File]) -> Content:
+    if not isinstance(files, Mapping):
+        raise ValidationError("files", type(files).__name__, "must be a mapping of names to files")
     fields: list[tuple[str, Any]] = list(pairs)
     for name, file in files.items():
         match file:
             case (filename, content, kind):
-                fields.append((name, (filename, _whole(content), kind)))
+                fields.append((name, (filename, _whole(name, content), kind)))
             case (filename, content):
-                fields.append((name, (filename, _whole(content))))
+                fields.append((name, (filename, _whole(name, content))))
             case _:
                 filename = str(getattr(file, "name", name)).rpartition("/")[2]
-                fields.append((name, (filename, _whole(file))))
+                fields.append((name, (filename, _whole(name, file))))
     body, kind = encode_multipart_formdata(fields)
     return Content(body, kind)
 
 
-def _whole(content: Any) -> bytes:
-    found: bytes = content.read() if hasattr(content, "read") else content
-    return found
+def _whole(name: str, content: Any) -> bytes:
+    found = content.read() if hasattr(content, "read") else content
+    if not isinstance(found, bytes | bytearray | memoryview):  # a path would be sent as it is
+        problem = "must be bytes, or a file that is open for reading bytes"
+        raise ValidationError(f"files.{name}", type(content).__name__, problem)
+    return bytes(found)
 
 
 def _stream(content: Any) -> Content:

@@ -117,9 +117,21 @@ class HttpClient:
         proxies: Proxies | None = None,
         transport: Transport | None = None,
     ) -> None:
+        for name, given, kind, like in (
+            ("retry", retry, RetryPolicy, "RetryPolicy(attempts=3)"),
+            ("limits", limits, Limits, "Limits(pool=10)"),
+            ("breaker", breaker, CircuitBreaker, "CircuitBreaker()"),
+            ("rate_limit", rate_limit, RateLimit, "RateLimit(10)"),
+            ("tls", tls, Tls, "Tls(ca='ca.pem'); what it verifies can't be left out"),
+            ("proxies", proxies, Proxies, "Proxies(https='http://proxy.test:3128')"),
+            ("auth", auth, Auth, "BasicAuth(user, password) or BearerAuth(token)"),
+        ):
+            is_left_out = given is None and name not in ("retry", "limits")
+            if not is_left_out and not isinstance(given, kind):
+                raise ValidationError(name, type(given).__name__, f"must be such as {like}")
         self._base = BaseUrl(base_url)
         self._timeout = _timeout(timeout)
-        self._interceptors = tuple(interceptors)
+        self._interceptors = _checked_interceptors(interceptors)
         self._headers = Headers(
             {"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
         ).merged(headers)
@@ -293,7 +305,7 @@ class HttpClient:
     def _call(
         self, method: str, path: str, options: CallOptions, *, is_streamed: bool = False
     ) -> Call:
-        if not _METHOD.fullmatch(method):
+        if not isinstance(method, str) or not _METHOD.fullmatch(method):
             raise ValidationError("method", method, "must be a method such as GET")
         content = content_of(
             json=options.get("json", NOT_GIVEN),
@@ -331,6 +343,13 @@ class HttpClient:
         for interceptor in reversed(self._interceptors):
             response = interceptor.on_response(response)
         return response
+
+
+def _checked_interceptors(given: Sequence[Interceptor]) -> tuple[Interceptor, ...]:
+    if not isinstance(given, Iterable) or not all(isinstance(each, Interceptor) for each in given):
+        problem = "must be a sequence of what has on_request, on_response and on_error"
+        raise ValidationError("interceptors", type(given).__name__, problem)
+    return tuple(given)
 
 
 def _timeout(given: Timeout | timedelta | float, others: Timeout | None = None) -> Timeout:

@@ -79,8 +79,8 @@ class RateLimit:
         self, rate: float, *, per: timedelta | float = 1.0, burst: int | None = None
     ) -> None:
         seconds = checked_period("rate_limit.per", per).total_seconds()
-        if not rate > 0:
-            raise ValidationError("rate_limit.rate", rate, "must be more than 0")
+        if not isinstance(rate, int | float) or not rate > 0:
+            raise ValidationError("rate_limit.rate", rate, "must be a number of more than 0")
         self._interval = seconds / rate
         self._burst = checked_count("rate_limit.burst", burst or max(1, int(rate)), least=1)
         self._full_at = 0.0  # when the bucket will be full again

@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from integration_hub.domain.errors import HttpError, StatusError
-from integration_hub.domain.values import checked_duration, new_id, without_query
+from integration_hub.domain.errors import HttpError, StatusError, ValidationError
+from integration_hub.domain.values import UNSTORABLE, checked_duration, new_id, without_query
 from integration_hub.http.messages import Headers, HttpRequest, HttpResponse
 from integration_hub.http.sockets import DEADLINE
 
@@ -42,6 +42,7 @@ _SECRET = re.compile(
 )
 
 
+@runtime_checkable
 class Interceptor(Protocol):
     """Sees every try of every request; gives back what goes on, changed or as it was.
 
@@ -61,6 +62,7 @@ class Interceptor(Protocol):
         return error
 
 
+@runtime_checkable
 class Auth(Interceptor, Protocol):
     """An interceptor that authenticates; only to the host that the client was made for."""
 
@@ -73,11 +75,11 @@ class BearerAuth(Auth):
     """``Authorization: Bearer …`` (RFC 6750), from a token or from a function that gives one."""
 
     def __init__(self, token: str | Callable[[], str]) -> None:
-        self._token = token
+        self._token = token if callable(token) else _credential("token", token)
 
     def on_request(self, request: HttpRequest) -> HttpRequest:
-        token = self._token if isinstance(self._token, str) else self._token()
-        return request.merged({"Authorization": f"Bearer {token}"})
+        token = self._token() if callable(self._token) else self._token
+        return request.merged({"Authorization": f"Bearer {_credential('token', token)}"})
 
 
 class BasicAuth(Auth):
@@ -92,8 +94,15 @@ class BasicAuth(Auth):
 
 def basic(username: str, password: str) -> str:
     """The value of an ``Authorization`` header."""
-    pair = base64.b64encode(f"{username}:{password}".encode()).decode()
-    return f"Basic {pair}"
+    user, secret = _credential("username", username), _credential("password", password)
+    return f"Basic {base64.b64encode(f'{user}:{secret}'.encode()).decode()}"
+
+
+def _credential(field: str, value: object) -> str:
+    """A text, which None is not, as a vault gives it that has nothing; it is not repeated."""
+    if not isinstance(value, str) or UNSTORABLE.search(value):
+        raise ValidationError(field, "<not shown>", f"must be text, and is {type(value).__name__}")
+    return value
 
 
 class ApiKeyAuth(Auth):

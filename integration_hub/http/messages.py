@@ -37,10 +37,13 @@ class Headers(Mapping[str, str]):
     __slots__ = ("_fields",)
 
     def __init__(self, fields: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> None:
+        if isinstance(fields, str | bytes) or not isinstance(fields, Iterable):
+            raise ValidationError("headers", type(fields).__name__, "must be a mapping or pairs")
         items: Any = fields.items() if isinstance(fields, Mapping) else fields
-        self._fields: dict[str, tuple[str, str]] = {
-            name.lower(): (name, _checked(name, value)) for name, value in items
-        }
+        self._fields: dict[str, tuple[str, str]] = {}
+        for name, value in items:
+            checked = _checked(name, value)
+            self._fields[name.lower()] = (name, checked)
 
     def merged(self, others: Mapping[str, str] | None) -> Headers:
         """These, with the others in the place of those of the same name."""

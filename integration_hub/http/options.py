@@ -93,6 +93,8 @@ class Proxies:
 def _proxy(field: str, given: str | None) -> str | None:
     if given is None:
         return None
+    if not isinstance(given, str):
+        raise ValidationError(field, type(given).__name__, "must be text")
     url = given if "://" in given else f"http://{given}"
     try:
         parts = parse_url(url)

@@ -110,8 +110,14 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         checked_count("retry.attempts", self.attempts, least=1, most=100)
         checked_duration("retry.retry_after_cap", self.retry_after_cap)
-        object.__setattr__(self, "statuses", frozenset(self.statuses))
-        object.__setattr__(self, "methods", frozenset(self.methods))
+        for name in ("statuses", "methods"):
+            given = getattr(self, name)
+            if isinstance(given, str) or not isinstance(given, Collection):
+                problem = "must be a collection; of one, {it}"
+                raise ValidationError(f"retry.{name}", given, problem)
+            object.__setattr__(self, name, frozenset(given))
+        for status in self.statuses:
+            checked_count("retry.statuses", status, least=100, most=999)
 
     def may_repeat(self, method: str, error: HttpError, *, has_key: bool) -> bool:
         """Whether a request that ended in this error may be sent again.

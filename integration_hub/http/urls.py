@@ -56,6 +56,10 @@ class BaseUrl:
     """What the paths of a client are joined to."""
 
     def __init__(self, url: str | None) -> None:
+        if not isinstance(url, str | None):
+            raise ValidationError(
+                "base_url", type(url).__name__, "must be text; str() of it, maybe"
+            )
         self.url = url
         self._origin: Origin | None = None
         self._stem = ""
@@ -122,9 +126,12 @@ def with_params(url: str, params: Params | None) -> str:
     return f"{url}{'&' if '?' in url else '?'}{urlencode(pairs)}"
 
 
-def query_pairs(params: Params | None) -> list[tuple[str, str]]:
+def query_pairs(params: Params | None, field: str = "params") -> list[tuple[str, str]]:
     if params is None:
         return []
+    if isinstance(params, str | bytes) or not isinstance(params, Iterable):
+        problem = "must be a mapping or pairs; a query that is written out goes into the path"
+        raise ValidationError(field, type(params).__name__, problem)
     items: Any = params.items() if isinstance(params, Mapping) else params
     found: list[tuple[str, str]] = []
     for name, value in items:

@@ -8,14 +8,16 @@ import json
 import logging
 import pickle
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from io import StringIO
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from integration_hub import (
     CircuitBreaker,
@@ -43,6 +45,7 @@ from integration_hub import (
 )
 from integration_hub.http import (
     Backoff,
+    BasicAuth,
     BearerAuth,
     Cursor,
     LinkHeader,
@@ -51,6 +54,7 @@ from integration_hub.http import (
     OAuth2ClientCredentials,
     Offset,
     PageNumber,
+    Proxies,
     RequestIdInterceptor,
 )
 from integration_hub.http.factory import MOST_CURRENT
@@ -333,6 +337,59 @@ def test_a_bucket_fills_up_to_its_burst() -> None:
     is_given, wait = limit.take(100.1, patience=1)
     assert is_given
     assert wait == pytest.approx(0.1)
+
+
+def odd(value: object) -> Any:
+    """What no type checker would let pass."""
+    return value
+
+
+ODD = odd(object())
+
+
+@pytest.mark.parametrize(
+    ("field", "call"),
+    [
+        ("retry", lambda: client(ScriptedTransport(), retry=3)),
+        ("retry", lambda: client(ScriptedTransport(), retry=None)),
+        ("limits", lambda: client(ScriptedTransport(), limits=None)),
+        ("breaker", lambda: client(ScriptedTransport(), breaker=True)),
+        ("rate_limit", lambda: client(ScriptedTransport(), rate_limit=10)),
+        ("tls", lambda: client(ScriptedTransport(), tls=False)),
+        ("proxies", lambda: client(ScriptedTransport(), proxies={"https": "http://p.test"})),
+        ("auth", lambda: client(ScriptedTransport(), auth=("user", "s3cr3t"))),
+        ("interceptors", lambda: client(ScriptedTransport(), interceptors=LoggingInterceptor())),
+        ("interceptors", lambda: client(ScriptedTransport(), interceptors=["log"])),
+        ("base_url", lambda: HttpClient(ODD)),
+        ("method", lambda: client(ScriptedTransport()).request(ODD, "x")),
+        ("params", lambda: client(ScriptedTransport()).get("x", params=odd("a=s3cr3t"))),
+        ("params", lambda: client(ScriptedTransport()).get("x", params=ODD)),
+        ("headers", lambda: client(ScriptedTransport()).get("x", headers=odd("s3cr3t"))),
+        ("headers", lambda: client(ScriptedTransport()).get("x", headers={ODD: "1"})),
+        ("data", lambda: client(ScriptedTransport()).post("x", data=odd("a=s3cr3t"))),
+        ("content", lambda: client(ScriptedTransport()).post("x", content="s3cr3t\ud800")),
+        ("files", lambda: client(ScriptedTransport()).post("x", files=odd([b"x"]))),
+        ("files.f", lambda: client(ScriptedTransport()).post("x", files={"f": odd("p.csv")})),
+        ("files.f", lambda: client(ScriptedTransport()).post("x", files={"f": odd(StringIO())})),
+        ("token", lambda: BearerAuth(odd(None))),
+        ("token", lambda: client(ScriptedTransport(), auth=BearerAuth(odd(dict))).get("x")),
+        ("username", lambda: BasicAuth(odd(None), "s3cr3t")),
+        ("password", lambda: BasicAuth("user", "s3cr3t\ud800")),
+        ("password", lambda: OAuth2ClientCredentials("https://x.test", "id", odd(None))),
+        ("retry.methods", lambda: RetryPolicy(methods="POST")),
+        ("retry.statuses", lambda: RetryPolicy(statuses=odd(503))),
+        ("retry.statuses", lambda: RetryPolicy(statuses=odd(["503"]))),
+        ("rate_limit.rate", lambda: RateLimit(odd("10"))),
+        ("proxies.https", lambda: Proxies(https=odd(SecretStr("http://u:s3cr3t@p.test")))),
+    ],
+)
+def test_what_is_none_of_what_is_wanted_is_named(field: str, call: Callable[[], object]) -> None:
+    """As whoever comes from another client may well write it."""
+    with pytest.raises(ValidationError) as refused:
+        call()
+    assert refused.value.field == field
+    told = (refused.value, vars(refused.value), refused.value.__cause__)
+    assert "s3cr3t" not in repr(told)
 
 
 @pytest.mark.parametrize("make", [lambda: RateLimit(0), lambda: CircuitBreaker(0)])

@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -136,6 +137,35 @@ def test_whatever_comes_is_refused_in_one_way(
     for secret in (SECRET, public_key(new_secret("v1a"))):
         with pytest.raises(SignatureError):
             verify(secret, found, body, now=THEN, tolerance=timedelta(36_525))
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("secret", {"secret": None}),
+        ("id", {"id": None}),
+        ("body", {"body": {"test": 1}}),
+        ("timestamp", {"timestamp": "noon"}),
+        ("timestamp", {"timestamp": None}),
+        ("timestamp", {"timestamp": THEN.replace(tzinfo=None)}),
+    ],
+)
+def test_what_can_t_be_signed_is_named(field: str, changes: dict[str, Any]) -> None:
+    given = {"secret": SECRET, "id": "msg_1", "timestamp": THEN, "body": BODY, **changes}
+    with pytest.raises(ValidationError) as refused:
+        sign(**given)
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"), [("secret", {"secret": None}), ("body", {"body": {"test": 1}})]
+)
+def test_what_can_t_be_verified_is_named(field: str, changes: dict[str, Any]) -> None:
+    """The receiver's own mistakes: a secret that is not there, a body that is no longer bytes."""
+    given = {"secret": SECRET, "body": BODY, **changes}
+    with pytest.raises(ValidationError) as refused:
+        verify(headers=headers(), now=THEN, **given)
+    assert refused.value.field == field
 
 
 def test_a_body_that_was_changed_is_refused() -> None:
