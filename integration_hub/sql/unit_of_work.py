@@ -12,12 +12,12 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import RLock
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeAlias
 
 import psycopg
-from sqlalchemy import Connection, CursorResult, Executable
+from sqlalchemy import Connection, CursorResult, Engine, Executable
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, scoped_session
 
 from integration_hub.database.clock import DatabaseClock
 from integration_hub.database.connections import begin_lazily
@@ -30,7 +30,7 @@ from integration_hub.database.faults import (
 )
 from integration_hub.database.json_operators import register_functions
 from integration_hub.database.notifications import tell
-from integration_hub.domain.errors import HubError, StorageError
+from integration_hub.domain.errors import HubError, StorageError, ValidationError
 from integration_hub.ports.clock import Clock
 from integration_hub.ports.unit_of_work import Tenant, UnitOfWorkLifecycle
 from integration_hub.sql.aggregates import (
@@ -65,6 +65,7 @@ from integration_hub.sql.sync_runs import (
     SqlSyncRunRepository,
 )
 
+Joined: TypeAlias = Session | scoped_session[Session] | Connection
 _CURSOR = "integration_hub_cursor"
 MANY_ROWS = 1_000
 """A cursor that has had so many at once is not kept: its answer would lie there until the next."""
@@ -101,7 +102,7 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         super().__init__(tenant=tenant, actor=actor, clock=clock or manager.clock)
         self._is_atomic = atomic
         self._manager = manager
-        self._joined = session
+        self._joined = _checked_session(session)
         self._session: Session | None = None
         self._connection: Connection | None = None
         self._cursor: OwnCursor | None = None
@@ -287,15 +288,16 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
             kept = connection.info[_CURSOR] = OwnCursor(driver)
         return kept
 
-    def _connection_of(self, joined: Session | Connection) -> Connection:
+    def _connection_of(self, joined: Joined) -> Connection:
         if isinstance(joined, Connection):
             connection = joined
         else:
             joined.flush()  # what our rows may refer to
             connection = joined.connection()
-        if connection.dialect.name != self._manager.engine.dialect.name:
-            message = f"can't join a transaction on {connection.dialect.name}"
-            raise StorageError(f"{message}; this hub is on {self._manager.engine.dialect.name}")
+        theirs, ours = _driver_of(connection), _driver_of(self._manager.engine)
+        if theirs != ours:
+            message = f"can't join a transaction on {theirs}"
+            raise StorageError(f"{message}; this hub is on {ours}")
         if connection.dialect.name == "sqlite":
             self._prepare_sqlite(connection)
         return connection
@@ -349,6 +351,22 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
             # The server rolls back what a lost connection had begun.
             if not error.connection_invalidated:
                 raise fault(error) from error
+
+
+def _driver_of(of: Connection | Engine) -> str:
+    """Which database, by which driver: what is sent, and what comes back, is that driver's."""
+    dialect = of.dialect
+    return f"{dialect.name}, by {'an async ' if dialect.is_async else ''}{dialect.driver}"
+
+
+def _checked_session(session: object) -> Joined | None:
+    if not isinstance(session, Session | scoped_session | Connection | None):
+        problem = (
+            "must be a Session or a Connection, and no async one: its work is to be done in a "
+            "thread (asyncio.to_thread), by a Session there"
+        )
+        raise ValidationError("session", type(session).__name__, problem)
+    return session
 
 
 class PostgresUnitOfWork(SqlUnitOfWork):

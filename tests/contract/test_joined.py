@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, create_engine, event, text
@@ -151,6 +152,27 @@ def test_a_session_of_another_database_is_refused(
         pytest.raises(StorageError, match="can't join"),
     ):
         uow.integrations.find()
+
+
+def test_a_session_by_another_driver_is_refused(hub_and_engine: tuple[Hub, Engine]) -> None:
+    """Two speak to one database in two ways: psycopg2, say, counts the rows of an INSERT else."""
+    hub, engine = hub_and_engine
+    for is_async, driver in ((False, "another"), (True, engine.dialect.driver)):
+        engine.dialect.is_async, engine.dialect.driver = is_async, driver
+        with (
+            Session(engine) as session,
+            hub.unit_of_work(session=session) as uow,
+            pytest.raises(StorageError, match=f"by {'an async ' * is_async}{driver}; this hub is"),
+        ):
+            uow.integrations.find()
+
+
+@pytest.mark.parametrize("wrong", [5, "sqlite://", Session, object()])
+def test_what_is_no_session_is_refused(hub_and_engine: tuple[Hub, Engine], wrong: Any) -> None:
+    hub, _ = hub_and_engine
+    with pytest.raises(ValidationError, match=r"asyncio\.to_thread") as refused:
+        hub.unit_of_work(session=wrong)
+    assert refused.value.field == "session"
 
 
 def test_sqlite_without_foreign_keys_is_refused_with_the_way_out(
