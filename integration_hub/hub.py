@@ -260,6 +260,9 @@ class Hub:
         proxies: Proxies | None = None,
         client_options: ClientOptions | None = None,
     ) -> None:
+        if client_options is not None and not callable(client_options):
+            problem = "must be a function of an integration that gives what HttpClient takes"
+            raise ValidationError("client_options", type(client_options).__name__, problem)
         self._store = store
         self._factory = UnitOfWorkFactory(store, clock=clock)
         self._manager = UnitOfWorkManager(self._factory)

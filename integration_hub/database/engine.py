@@ -149,6 +149,10 @@ class DatabaseConnectionManager:
         prepared_statements: bool = True,
     ) -> None:
         self.url = checked_database_url(url)
+        if not isinstance(pool, PoolSettings | None):
+            raise ValidationError(
+                "pool", type(pool).__name__, "must be such as PoolSettings(size=5)"
+            )
         self.pool = pool or PoolSettings()
         self._connect_timeout = checked_duration("connect_timeout", connect_timeout)
         self._statement_timeout = checked_duration("statement_timeout", statement_timeout)

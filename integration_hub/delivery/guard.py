@@ -87,7 +87,8 @@ class AddressGuard:
     """
 
     def __init__(self, allowed: Iterable[str] = ()) -> None:
-        self._allowed = [_network(each) for each in allowed]
+        networks = [allowed] if isinstance(allowed, str) else allowed
+        self._allowed = [_network(each) for each in networks]
 
     def __call__(self, host: str, addresses: Addresses, *, method: str, url: str) -> Addresses:
         """Of the addresses that a host was resolved to, those that may be connected to.

@@ -111,6 +111,10 @@ class UrllibTransport:
         proxies: Proxies | None = None,
         guard: Guard | None = None,
     ) -> None:
+        for name, given, kind in (("tls", tls, Tls), ("proxies", proxies, Proxies)):
+            if not isinstance(given, kind | None):
+                problem = f"must be {kind.__name__}(…), or None"
+                raise ValidationError(name, type(given).__name__, problem)
         self._limits = limits or Limits()
         self._guard = guard
         self._proxies = proxies or Proxies()

@@ -335,6 +335,9 @@ def _due_at(context: SyncContext) -> datetime:
 
 
 def _checked_handlers(handlers: Mapping[str, Handler]) -> dict[str, Handler]:
+    if not isinstance(handlers, Mapping):
+        problem = "must be a mapping of an integration's type to its handler"
+        raise ValidationError("handlers", type(handlers).__name__, problem)
     for kind, handler in handlers.items():
         checked_slug("handlers", kind)  # as the types of integrations are
         if not callable(handler):

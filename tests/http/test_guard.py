@@ -61,6 +61,7 @@ def test_networks_are_allowed_by_name() -> None:
     assert guard.why_blocked("127.0.0.1") is None
     assert guard.why_blocked("10.21.0.1") == "private"
     assert guard.why_blocked("127.0.0.2") == "loopback"
+    assert AddressGuard("10.20.0.0/16").why_blocked("10.20.3.4") is None
     for wrong in ("10.20.0.1/16", "inside", ""):
         with pytest.raises(ValidationError):
             AddressGuard([wrong])

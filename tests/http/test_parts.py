@@ -22,6 +22,7 @@ from pydantic import SecretStr
 from integration_hub import (
     CircuitBreaker,
     CircuitOpen,
+    DatabaseConnectionManager,
     DecodeError,
     Err,
     HttpClient,
@@ -39,9 +40,11 @@ from integration_hub import (
     RetriesExhausted,
     RetryPolicy,
     StatusError,
+    SyncRunner,
     Timeout,
     TooManyPages,
     ValidationError,
+    WebhookDispatcher,
 )
 from integration_hub.http import (
     Backoff,
@@ -60,6 +63,7 @@ from integration_hub.http import (
 from integration_hub.http.factory import MOST_CURRENT
 from integration_hub.http.interceptors import HIDDEN, Measurement, redacted_json, redacted_url
 from integration_hub.http.messages import Headers
+from integration_hub.http.transport import UrllibTransport
 from integration_hub.testing import IntegrationFactory, ManualClock, ScriptedTransport
 from raw_server import Serve, answer
 
@@ -380,6 +384,11 @@ ODD = odd(object())
         ("retry.statuses", lambda: RetryPolicy(statuses=odd(503))),
         ("retry.statuses", lambda: RetryPolicy(statuses=odd(["503"]))),
         ("rate_limit.rate", lambda: RateLimit(odd("10"))),
+        ("tls", lambda: UrllibTransport(tls=odd(False))),
+        ("proxies", lambda: WebhookDispatcher(Hub.in_memory(), proxies=odd({"https": "s3cr3t"}))),
+        ("handlers", lambda: SyncRunner(Hub.in_memory(), odd([print]))),
+        ("client_options", lambda: Hub.in_memory(client_options=odd({"auth": "s3cr3t"}))),
+        ("pool", lambda: DatabaseConnectionManager("sqlite://", pool=odd(5))),
         ("proxies.https", lambda: Proxies(https=odd(SecretStr("http://u:s3cr3t@p.test")))),
     ],
 )
