@@ -15,6 +15,7 @@ from threading import RLock
 from typing import Any, ClassVar, Self, TypeAlias
 
 import psycopg
+from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, CursorResult, Engine, Executable
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session, scoped_session
@@ -300,7 +301,17 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
             raise StorageError(f"{message}; this hub is on {ours}")
         if connection.dialect.name == "sqlite":
             self._prepare_sqlite(connection)
+        else:
+            self._require_transaction(connection)
         return connection
+
+    @staticmethod
+    def _require_transaction(connection: Connection) -> None:
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, psycopg.Connection)
+        if driver.autocommit and driver.info.transaction_status == TransactionStatus.IDLE:
+            message = "the joined connection is in AUTOCOMMIT mode, and has no transaction to join"
+            raise StorageError(f"{message}; give it another isolation level")
 
     @staticmethod
     def _prepare_sqlite(connection: Connection) -> None:

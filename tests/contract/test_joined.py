@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.orm import Session
 
 from integration_hub import (
@@ -165,6 +165,27 @@ def test_a_session_by_another_driver_is_refused(hub_and_engine: tuple[Hub, Engin
             pytest.raises(StorageError, match=f"by {'an async ' * is_async}{driver}; this hub is"),
         ):
             uow.integrations.find()
+
+
+def test_a_connection_that_commits_by_itself_is_refused_with_the_way_out(
+    hub_postgres: Hub, hub_postgres_url: URL
+) -> None:
+    engine = create_engine(hub_postgres_url, isolation_level="AUTOCOMMIT")
+    with (
+        engine.connect() as connection,
+        hub_postgres.unit_of_work(session=connection) as uow,
+        pytest.raises(StorageError, match=r"AUTOCOMMIT mode.*another isolation level"),
+    ):
+        uow.integrations.find()
+    with engine.connect() as connection:
+        connection.exec_driver_sql("BEGIN")  # by hand
+        with hub_postgres.unit_of_work(session=connection) as uow:
+            IntegrationFactory(store=uow)
+            uow.commit()
+        assert names(hub_postgres) == []
+        connection.exec_driver_sql("COMMIT")
+    assert len(names(hub_postgres)) == 1
+    engine.dispose()
 
 
 @pytest.mark.parametrize("wrong", [5, "sqlite://", Session, object()])
