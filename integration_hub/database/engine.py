@@ -166,7 +166,9 @@ class DatabaseConnectionManager:
             "pool_size": self.pool.size,
             "max_overflow": self.pool.max_overflow,
             "pool_timeout": checked_duration("pool.timeout", self.pool.timeout).total_seconds(),
-            "pool_recycle": int(checked_duration("", self.pool.recycle).total_seconds()),
+            "pool_recycle": int(
+                checked_duration("pool.recycle", self.pool.recycle).total_seconds()
+            ),
         }
         plain = self._make_engine(**pooled)
         if self.pool.pre_ping:

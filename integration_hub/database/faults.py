@@ -90,9 +90,8 @@ def _postgres_fault(state: str | None, error: BaseException, is_lost: bool) -> H
     if is_lost:
         message = f"the database can't be reached: {_first_line(error)}"
         return DatabaseUnavailable(message, sqlstate=state)
-    return StorageError(
-        f"the database refused ({kind}{_particulars(error, state)})", sqlstate=state
-    )
+    what = f"{kind}{_particulars(error, state)}"
+    return StorageError(f"the database refused ({what})", sqlstate=state)
 
 
 def _particulars(error: BaseException, state: str | None) -> str:
@@ -100,11 +99,8 @@ def _particulars(error: BaseException, state: str | None) -> str:
     if state == _SYNTAX:  # its words repeat what stands there, which may be anything
         diag: Any = getattr(error, "diag", None)
         return f" near character {diag.statement_position} of the statement"
-    if state is not None and state.startswith(_MEANING):
-        return f": {_first_line(error)}"
-    if (
-        state is None and type(error).__name__ == "ProgrammingError"
-    ):  # of the driver, which says why
+    is_the_driver_s = state is None and type(error).__name__ == "ProgrammingError"
+    if is_the_driver_s or (state or "").startswith(_MEANING):
         return f": {_first_line(error)}"
     constraint = violated_constraint(error)
     return f" of {constraint}" if constraint else ""

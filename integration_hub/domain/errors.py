@@ -54,7 +54,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 from uuid import UUID
 
 _SHOWN = 80  # characters of a refused value that a message repeats
-_CREDENTIALS = re.compile(r"://[^\s'\"]*@")  # of a URL, up to its host
+_CREDENTIALS = re.compile(r"://(?:(?!://)[^\s'\"])*@")  # of a URL, up to its host
 
 
 def _shown(value: object) -> str:

@@ -122,7 +122,7 @@ class HttpClient:
             ("limits", limits, Limits, "Limits(pool=10)"),
             ("breaker", breaker, CircuitBreaker, "CircuitBreaker()"),
             ("rate_limit", rate_limit, RateLimit, "RateLimit(10)"),
-            ("tls", tls, Tls, "Tls(ca='ca.pem'); what it verifies can't be left out"),
+            ("tls", tls, Tls, "Tls(ca='ca.pem'); verification can't be turned off"),
             ("proxies", proxies, Proxies, "Proxies(https='http://proxy.test:3128')"),
             ("auth", auth, Auth, "BasicAuth(user, password) or BearerAuth(token)"),
         ):

@@ -113,8 +113,7 @@ class RetryPolicy:
         for name in ("statuses", "methods"):
             given = getattr(self, name)
             if isinstance(given, str) or not isinstance(given, Collection):
-                problem = "must be a collection; of one, {it}"
-                raise ValidationError(f"retry.{name}", given, problem)
+                raise ValidationError(f"retry.{name}", given, "must be a collection, even of one")
             object.__setattr__(self, name, frozenset(given))
         for status in self.statuses:
             checked_count("retry.statuses", status, least=100, most=999)

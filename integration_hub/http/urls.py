@@ -57,9 +57,8 @@ class BaseUrl:
 
     def __init__(self, url: str | None) -> None:
         if not isinstance(url, str | None):
-            raise ValidationError(
-                "base_url", type(url).__name__, "must be text; str() of it, maybe"
-            )
+            problem = "must be text: str() of a URL object, say"
+            raise ValidationError("base_url", type(url).__name__, problem)
         self.url = url
         self._origin: Origin | None = None
         self._stem = ""
