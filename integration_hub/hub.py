@@ -13,8 +13,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeAlias, TypeVar
 from uuid import UUID
 
-from sqlalchemy import URL, Connection
-from sqlalchemy.orm import Session
+from sqlalchemy import URL
 
 from integration_hub.database.engine import DatabaseConnectionManager, PoolSettings
 from integration_hub.database.health import Health, SchemaRevision
@@ -32,7 +31,7 @@ from integration_hub.ports.clock import Clock, SystemClock
 from integration_hub.ports.unit_of_work import Tenant, UnitOfWork, UnitOfWorkManager
 from integration_hub.ports.waiting import Waiter
 from integration_hub.settings import HubSettings
-from integration_hub.sql.unit_of_work import PostgresUnitOfWork, SqliteUnitOfWork
+from integration_hub.sql.unit_of_work import Joined, PostgresUnitOfWork, SqliteUnitOfWork
 
 T = TypeVar("T")
 ClientOptions: TypeAlias = Callable[[Integration], Mapping[str, Any] | None]
@@ -92,7 +91,7 @@ class Store(Protocol):
         tenant: Tenant,
         actor: str,
         clock: Clock,
-        session: Session | Connection | None,
+        session: Joined | None,
         atomic: bool,
     ) -> UnitOfWork: ...
     def waiter(self, channel: str) -> Waiter: ...
@@ -114,7 +113,7 @@ class _Dicts:
         tenant: Tenant,
         actor: str,
         clock: Clock,
-        session: Session | Connection | None,
+        session: Joined | None,
         atomic: bool,
     ) -> UnitOfWork:
         if session is not None:
@@ -151,7 +150,7 @@ class _Tables:
         tenant: Tenant,
         actor: str,
         clock: Clock,
-        session: Session | Connection | None,
+        session: Joined | None,
         atomic: bool,
     ) -> UnitOfWork:
         uow = self._kind(
@@ -204,7 +203,7 @@ class UnitOfWorkFactory:
         *,
         tenant: Tenant = "default",
         actor: str = "system",
-        session: Session | Connection | None = None,
+        session: Joined | None = None,
         atomic: bool = True,
     ) -> UnitOfWork:
         return self._store.open(
@@ -329,7 +328,7 @@ class Hub:
         *,
         tenant: Tenant = "default",
         actor: str = "system",
-        session: Session | Connection | None = None,
+        session: Joined | None = None,
         atomic: bool = True,
     ) -> UnitOfWork:
         """A new unit of work of one tenant, to be used in a ``with`` block.

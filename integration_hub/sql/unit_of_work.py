@@ -66,7 +66,8 @@ from integration_hub.sql.sync_runs import (
     SqlSyncRunRepository,
 )
 
-Joined: TypeAlias = Session | scoped_session[Session] | Connection
+Joined: TypeAlias = Session | scoped_session[Any] | Connection
+"""What of a service a unit of work can join."""
 _CURSOR = "integration_hub_cursor"
 MANY_ROWS = 1_000
 """A cursor that has had so many at once is not kept: its answer would lie there until the next."""
@@ -97,7 +98,7 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         tenant: Tenant = "default",
         actor: str = "system",
         clock: Clock | None = None,
-        session: Session | Connection | None = None,
+        session: Joined | None = None,
         atomic: bool = True,
     ) -> None:
         super().__init__(tenant=tenant, actor=actor, clock=clock or manager.clock)

@@ -178,7 +178,7 @@ def test_a_joined_session_tells_when_its_owner_commits(
 def test_a_scoped_session_is_joined_as_the_session_of_its_thread(
     hub: Hub, parent: Integration, waiter: Waiter, engine: Engine
 ) -> None:
-    session: Any = scoped_session(sessionmaker(engine))
+    session = scoped_session(sessionmaker(engine))
     with hub.unit_of_work(session=session) as uow:
         uow.sync_jobs.add(job(parent))
         uow.commit()
