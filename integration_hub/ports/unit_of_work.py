@@ -6,6 +6,7 @@ May import: `domain`, `clock`, `repositories`.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import random
 import threading
 import time
@@ -196,6 +197,11 @@ class UnitOfWorkLifecycle:
         return item if item.tenant else evolved(item, tenant=self.tenant_for(""))
 
 
+_OPERATION: Final = (
+    "must be a plain function of a unit of work; a coroutine calls `run` by asyncio.to_thread"
+)
+
+
 class OpensUnitOfWork(Protocol):
     """What opens units of work; a `UnitOfWorkFactory` is one."""
 
@@ -259,12 +265,16 @@ class UnitOfWorkManager:
         A serialization failure or a deadlock is tried again from the start, up to `attempts` times
         in all, after a wait of up to 50 ms that doubles (full jitter: Brooker, "Exponential
         Backoff and Jitter", AWS Architecture Blog, 2015); so the operation must not do what can't
-        be done twice, such as a network call. An exception that is no `HubError` is raised. An
-        operation may commit or roll back by itself; `run` then leaves it at that. A `run` within
-        a `run` has a unit of work of its own. With `atomic=False` what its calls do need not be
-        stored together (see `Hub.unit_of_work`): for one that makes a single call.
+        be done twice, such as a network call. It is a plain function (`ValidationError` otherwise).
+        An exception that is no `HubError` is raised. An operation may commit or roll back by
+        itself; `run` then leaves it at that. A `run` within a `run` has a unit of work of its own.
+        With `atomic=False` what its calls do need not be stored together (see `Hub.unit_of_work`):
+        for one that makes a single call.
         """
         checked_count("attempts", attempts, least=1)
+        if not callable(operation) or inspect.iscoroutinefunction(operation):
+            given = "an async function" if callable(operation) else type(operation).__name__
+            raise ValidationError("operation", given, _OPERATION)
         for attempt in range(1, attempts + 1):
             try:
                 return Ok(self._once(operation, tenant, actor, atomic))
@@ -283,6 +293,9 @@ class UnitOfWorkManager:
             token = self._running.set((_Place.here(), uow))
             try:
                 value = operation(uow)
+                if inspect.iscoroutine(value):  # nothing of it has been done
+                    value.close()
+                    raise ValidationError("operation", "a coroutine", _OPERATION)
             finally:
                 self._running.reset(token)
             if uow.state == "active":

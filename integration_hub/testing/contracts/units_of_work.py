@@ -311,6 +311,20 @@ class UnitOfWorkContract:
             hub.run(operation)
         assert names(hub) == []
 
+    def test_run_takes_no_coroutines(self, hub: Hub) -> None:
+        async def operation(uow: UnitOfWork) -> None:
+            uow.integrations.add(IntegrationFactory())
+
+        wrong: Any
+        for wrong in (operation, 5):
+            with pytest.raises(ValidationError) as refused:
+                hub.run(wrong)
+            assert refused.value.field == "operation"
+        outcome = hub.run(lambda uow: operation(uow))
+        assert isinstance(outcome, Err)
+        assert isinstance(outcome.error, ValidationError)
+        assert names(hub) == []
+
     def test_run_leaves_a_unit_of_work_that_ended_itself_alone(self, hub: Hub) -> None:
         def give_up(uow: UnitOfWork) -> str:
             uow.integrations.add(IntegrationFactory())
