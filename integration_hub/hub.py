@@ -31,7 +31,8 @@ from integration_hub.ports.clock import Clock, SystemClock
 from integration_hub.ports.unit_of_work import Tenant, UnitOfWork, UnitOfWorkManager
 from integration_hub.ports.waiting import Waiter
 from integration_hub.settings import HubSettings
-from integration_hub.sql.unit_of_work import Joined, PostgresUnitOfWork, SqliteUnitOfWork
+from integration_hub.sql.joining import Joined
+from integration_hub.sql.unit_of_work import PostgresUnitOfWork, SqliteUnitOfWork
 
 T = TypeVar("T")
 ClientOptions: TypeAlias = Callable[[Integration], Mapping[str, Any] | None]

@@ -1,14 +1,15 @@
 """Telling workers of what a service's own transaction stores, once the service has committed it.
 
-May import: `database.notifications`, psycopg, SQLAlchemy. To tell within that transaction would
-keep all others that have something to tell from committing meanwhile (see `notifications.tell`), so
-a Session that was joined tells afterwards, on its connection, before it gives that back.
+May import: `database.notifications`, `joining`, psycopg, SQLAlchemy. To tell within that
+transaction would keep all others that have something to tell from committing meanwhile (see
+`notifications.tell`), so a Session that was joined tells afterwards, on its connection, before it
+gives that back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -16,13 +17,14 @@ from sqlalchemy import Connection, event
 from sqlalchemy.orm import Session, SessionTransaction, scoped_session
 
 from integration_hub.database.notifications import tell
+from integration_hub.sql.joining import Joined
 
 _KEY = "integration_hub_news"
 _News: TypeAlias = dict[Connection, set[str]]
 
 
 def tell_with(
-    joined: Session | scoped_session[Any] | Connection,
+    joined: Joined,
     connection: Connection,
     channels: Iterable[str],
 ) -> None:

@@ -12,13 +12,12 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import RLock
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Self
 
 import psycopg
-from psycopg.pq import TransactionStatus
-from sqlalchemy import Connection, CursorResult, Engine, Executable
+from sqlalchemy import Connection, CursorResult, Executable
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.orm import Session, scoped_session
+from sqlalchemy.orm import Session
 
 from integration_hub.database.clock import DatabaseClock
 from integration_hub.database.connections import begin_lazily
@@ -29,9 +28,8 @@ from integration_hub.database.faults import (
     is_of_no_use,
     violated_constraint,
 )
-from integration_hub.database.json_operators import register_functions
 from integration_hub.database.notifications import tell
-from integration_hub.domain.errors import HubError, StorageError, ValidationError
+from integration_hub.domain.errors import HubError, StorageError
 from integration_hub.ports.clock import Clock
 from integration_hub.ports.unit_of_work import Tenant, UnitOfWorkLifecycle
 from integration_hub.sql.aggregates import (
@@ -45,6 +43,7 @@ from integration_hub.sql.aggregates import (
     SqlSyncJobRepository,
     SqlWebhookRepository,
 )
+from integration_hub.sql.joining import Joined, checked_session, joined_connection
 from integration_hub.sql.messages import (
     PostgresMessageRepository,
     SqliteMessageRepository,
@@ -66,8 +65,6 @@ from integration_hub.sql.sync_runs import (
     SqlSyncRunRepository,
 )
 
-Joined: TypeAlias = Session | scoped_session[Any] | Connection
-"""What of a service a unit of work can join."""
 _CURSOR = "integration_hub_cursor"
 MANY_ROWS = 1_000
 """A cursor that has had so many at once is not kept: its answer would lie there until the next."""
@@ -104,7 +101,7 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         super().__init__(tenant=tenant, actor=actor, clock=clock or manager.clock)
         self._is_atomic = atomic
         self._manager = manager
-        self._joined = _checked_session(session)
+        self._joined = checked_session(session)
         self._session: Session | None = None
         self._connection: Connection | None = None
         self._cursor: OwnCursor | None = None
@@ -270,7 +267,7 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
                 self._connection = self._manager.lazy_engine.connect()
                 self._cursor = self._cursor_of(self._connection)
             else:
-                connection = self._connection_of(self._joined)
+                connection = joined_connection(self._joined, self._manager.engine)
                 self._session = Session(connection, join_transaction_mode="create_savepoint")
                 self._connection = self._session.connection()
                 self.has_begun = True
@@ -289,44 +286,6 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         if kept is None and isinstance(driver, psycopg.Connection):
             kept = connection.info[_CURSOR] = OwnCursor(driver)
         return kept
-
-    def _connection_of(self, joined: Joined) -> Connection:
-        if isinstance(joined, Connection):
-            connection = joined
-        else:
-            joined.flush()  # what our rows may refer to
-            connection = joined.connection()
-        theirs, ours = _driver_of(connection), _driver_of(self._manager.engine)
-        if theirs != ours:
-            message = f"can't join a transaction on {theirs}"
-            raise StorageError(f"{message}; this hub is on {ours}")
-        if connection.dialect.name == "sqlite":
-            self._prepare_sqlite(connection)
-        else:
-            self._require_transaction(connection)
-        return connection
-
-    @staticmethod
-    def _require_transaction(connection: Connection) -> None:
-        driver = connection.connection.driver_connection
-        assert isinstance(driver, psycopg.Connection)
-        if driver.autocommit and driver.info.transaction_status == TransactionStatus.IDLE:
-            message = "the joined connection is in AUTOCOMMIT mode, and has no transaction to join"
-            raise StorageError(f"{message}; give it another isolation level")
-
-    @staticmethod
-    def _prepare_sqlite(connection: Connection) -> None:
-        """A foreign connection lacks what our own engine gives each of its connections."""
-        driver: Any = connection.connection.driver_connection
-        register_functions(driver)
-        if not connection.exec_driver_sql("PRAGMA foreign_keys").scalar_one():
-            message = (
-                "foreign keys are off on the joined SQLite connection, so nothing would cascade"
-            )
-            raise StorageError(f"{message}; run PRAGMA foreign_keys = ON when it connects")
-        if not driver.in_transaction:
-            # sqlite3 begins with the first write; a savepoint before it would be the transaction.
-            connection.exec_driver_sql("BEGIN")
 
     def _commit(self) -> None:
         try:
@@ -363,22 +322,6 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
             # The server rolls back what a lost connection had begun.
             if not error.connection_invalidated:
                 raise fault(error) from error
-
-
-def _driver_of(of: Connection | Engine) -> str:
-    """Which database, by which driver: what is sent, and what comes back, is that driver's."""
-    dialect = of.dialect
-    return f"{dialect.name}, by {'an async ' if dialect.is_async else ''}{dialect.driver}"
-
-
-def _checked_session(session: object) -> Joined | None:
-    if not isinstance(session, Session | scoped_session | Connection | None):
-        problem = (
-            "must be a Session or a Connection, and no async one: its work is to be done in a "
-            "thread (asyncio.to_thread), by a Session there"
-        )
-        raise ValidationError("session", type(session).__name__, problem)
-    return session
 
 
 class PostgresUnitOfWork(SqlUnitOfWork):
