@@ -5,13 +5,10 @@ The face of the package: every public name, and nothing else. `integration_hub.d
 `integration_hub.testing` is what a service's own tests import.
 """
 
-from integration_hub.database.engine import (
-    DatabaseConnectionManager,
-    PoolSettings,
-    QueryResult,
-)
+from integration_hub.database.engine import DatabaseConnectionManager, PoolSettings
 from integration_hub.database.health import Health, PoolFigures, SchemaRevision
 from integration_hub.database.mock import MockDatabaseConnection
+from integration_hub.database.queries import QueryResult
 from integration_hub.database.schema import DatabaseSchemaManager
 from integration_hub.delivery import (
     AddressGuard,

@@ -15,14 +15,10 @@ from sqlalchemy.engine import ExceptionContext
 
 from integration_hub.database.faults import is_of_no_use
 from integration_hub.database.json_operators import register_functions
+from integration_hub.domain.values import milliseconds
 
 LAZY: Final = "integration_hub_lazy"
 _PING_AFTER = 1.0  # seconds of rest after which a pooled connection is tried before it is lent out
-
-
-def milliseconds(limit: timedelta) -> int:
-    """As databases count them, in 31 bits: up to 24 days."""
-    return min(round(limit.total_seconds() * 1000), 2**31 - 1)
 
 
 def begin_lazily(connection: Connection) -> None:

@@ -1,6 +1,6 @@
-"""The database connection manager: an engine with its pool, limits, transactions and mapping.
+"""The database connection manager: an engine with its pool, limits and transactions.
 
-May import: `domain`, `ports`, `clock`, `connections`, `faults`, `health`, SQLAlchemy.
+May import: `domain`, `ports`, `clock`, `connections`, `faults`, `health`, `queries`, SQLAlchemy.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,17 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
-import pydantic
-from sqlalchemy import (
-    URL,
-    Connection,
-    CursorResult,
-    Engine,
-    create_engine,
-    exc,
-    make_url,
-    text,
-)
+from sqlalchemy import URL, Connection, Engine, create_engine, exc, make_url, text
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool, PoolProxiedConnection, QueuePool
 
@@ -38,14 +27,19 @@ from integration_hub.database.connections import (
     LAZY,
     keep_to_utc,
     leave_standbys,
-    milliseconds,
     ping_after_rest,
     prepare_sqlite,
 )
 from integration_hub.database.faults import faults_named
 from integration_hub.database.health import Health, PoolFigures
+from integration_hub.database.queries import QueryResult, answered, checked_parameters, mapped
 from integration_hub.domain.errors import HubError, StorageError, ValidationError
-from integration_hub.domain.values import checked_count, checked_duration
+from integration_hub.domain.values import (
+    checked_count,
+    checked_duration,
+    checked_kind,
+    milliseconds,
+)
 from integration_hub.ports.clock import Clock, SystemClock
 
 T = TypeVar("T")
@@ -95,15 +89,6 @@ class PoolSettings:
             checked_duration(f"pool.{name}", getattr(self, name))
 
 
-@dataclass(frozen=True, slots=True)
-class QueryResult:
-    """The rows of a query, as mappings of column to value."""
-
-    rows: list[dict[str, Any]]
-    row_count: int
-    columns: tuple[str, ...]
-
-
 def checked_database_url(url: str | URL) -> URL:
     """A URL for one of the supported databases.
 
@@ -149,11 +134,9 @@ class DatabaseConnectionManager:
         prepared_statements: bool = True,
     ) -> None:
         self.url = checked_database_url(url)
-        if not isinstance(pool, PoolSettings | None):
-            raise ValidationError(
-                "pool", type(pool).__name__, "must be such as PoolSettings(size=5)"
-            )
-        self.pool = pool or PoolSettings()
+        chosen = PoolSettings() if pool is None else pool
+        problem = "must be such as PoolSettings(size=5)"
+        self.pool = checked_kind("pool", chosen, PoolSettings, problem)
         self._connect_timeout = checked_duration("connect_timeout", connect_timeout)
         self._statement_timeout = checked_duration("statement_timeout", statement_timeout)
         self._lock_timeout = checked_duration("lock_timeout", lock_timeout)
@@ -161,16 +144,7 @@ class DatabaseConnectionManager:
         self._prepares = prepared_statements
         self._is_closed = False
         self._remove_file = self._use_private_file()
-        pooled: dict[str, Any] = {
-            "poolclass": QueuePool,
-            "pool_size": self.pool.size,
-            "max_overflow": self.pool.max_overflow,
-            "pool_timeout": checked_duration("pool.timeout", self.pool.timeout).total_seconds(),
-            "pool_recycle": int(
-                checked_duration("pool.recycle", self.pool.recycle).total_seconds()
-            ),
-        }
-        plain = self._make_engine(**pooled)
+        plain = self._make_engine(**self._pool_arguments())
         if self.pool.pre_ping:
             ping_after_rest(plain)
         self.engine: Engine = plain.execution_options(**self._begins())
@@ -261,14 +235,7 @@ class DatabaseConnectionManager:
         """
         given = checked_parameters(sql, params)
         with self.transaction() as connection:
-            result = _executed(connection, sql, given)
-            if not result.returns_rows:
-                rows: list[dict[str, Any]] = []
-                found = QueryResult(rows, result.rowcount, ())
-            else:
-                columns = tuple(result.keys())
-                rows = [dict(row) for row in result.mappings()]
-                found = QueryResult(rows, len(rows), _told_apart(columns))
+            found = answered(connection, sql, given)
         return found if into is None else mapped(found.rows, into)
 
     def health(self) -> Health:
@@ -310,7 +277,7 @@ class DatabaseConnectionManager:
     def close(self) -> None:
         """Close every connection that is not lent out; those that are, when they come back.
 
-        What is asked of it afterwards is a `StorageError`.
+        Afterwards `query`, `transaction` and `session` raise `StorageError`.
         """
         if not self._is_closed:
             self._is_closed = True
@@ -336,6 +303,19 @@ class DatabaseConnectionManager:
         folder = tempfile.mkdtemp(prefix="integration-hub-")
         self.url = self.url.set(database=str(Path(folder) / "hub.db"))
         return weakref.finalize(self, _remove, folder, os.getpid())
+
+    def _pool_arguments(self) -> dict[str, Any]:
+        timeout, recycle = (
+            checked_duration(f"pool.{name}", getattr(self.pool, name)).total_seconds()
+            for name in ("timeout", "recycle")
+        )
+        return {
+            "poolclass": QueuePool,
+            "pool_size": self.pool.size,
+            "max_overflow": self.pool.max_overflow,
+            "pool_timeout": timeout,
+            "pool_recycle": int(recycle),
+        }
 
     def _make_engine(self, **pool: Any) -> Engine:
         engine = create_engine(
@@ -376,51 +356,6 @@ class DatabaseConnectionManager:
     def _begins(self) -> dict[str, Any]:
         """What makes a connection of a pool that begins nothing by itself begin transactions."""
         return {"isolation_level": "READ COMMITTED"} if self.is_postgres else {}
-
-
-def checked_parameters(sql: object, params: object) -> dict[str, Any]:
-    """The parameters of a statement. Raises `ValidationError` where either is none."""
-    if not isinstance(sql, str):
-        raise ValidationError("sql", type(sql).__name__, "must be a statement in text")
-    if not isinstance(params, Mapping | None):
-        problem = "must be a mapping of names to values"
-        raise ValidationError("params", type(params).__name__, problem)
-    return dict(params or {})
-
-
-def _executed(connection: Connection, sql: str, params: dict[str, Any]) -> CursorResult[Any]:
-    try:
-        return connection.execute(text(sql), params)
-    except UnicodeEncodeError:  # it shows what it could not encode
-        problem = "must hold text without lone surrogates, which are no UTF-8"
-        raise ValidationError("params", "<not shown>", problem) from None
-    except exc.DBAPIError:
-        raise
-    except exc.StatementError as error:
-        why = "" if error.orig is None else error.orig.args[0]
-        problem = rf"must have each :name of the statement (write \: for a plain colon): {why}"
-        raise ValidationError("params", ", ".join(params) or "none", problem) from None
-
-
-def _told_apart(columns: tuple[str, ...]) -> tuple[str, ...]:
-    for name, count in Counter(columns).items():
-        if count > 1:
-            problem = f"has {count} columns of one name; give each a name of its own by AS"
-            raise ValidationError("sql", name, problem)
-    return columns
-
-
-def mapped(rows: list[dict[str, Any]], into: type[T]) -> list[T]:
-    """The rows as objects of a type; `ValidationError` names the column that does not fit."""
-    try:
-        return pydantic.TypeAdapter(list[into]).validate_python(rows)  # type: ignore[valid-type]
-    except pydantic.PydanticUserError as error:
-        raise ValidationError("into", into.__name__, f"can't hold rows: {error.message}") from error
-    except pydantic.ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"][1:]) or "row"
-        problem = f"does not fit {into.__name__}: {first['msg']}"
-        raise ValidationError(where, f"row {first['loc'][0]}", problem) from None
 
 
 def _nothing() -> None:

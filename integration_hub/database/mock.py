@@ -1,6 +1,6 @@
 """A connection manager that answers from a script, for tests of code that queries by itself.
 
-May import: `domain`, `engine`, `health`.
+May import: `domain`, `health`, `queries`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any, Self, TypeVar, overload
 
 from sqlalchemy.sql.elements import TextClause
 
-from integration_hub.database.engine import QueryResult, checked_parameters, mapped
 from integration_hub.database.health import Health
+from integration_hub.database.queries import QueryResult, checked_parameters, mapped
 from integration_hub.domain.errors import HubError, StorageError, ValidationError
 
 T = TypeVar("T")

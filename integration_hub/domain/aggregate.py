@@ -19,6 +19,7 @@ from integration_hub.domain.values import (
     checked_count,
     checked_flag,
     checked_id,
+    checked_kind,
     checked_name,
     checked_tags,
     checked_text,
@@ -120,10 +121,7 @@ IDENTITY = frozenset(
 
 def checked_item(kind: type[A], item: object) -> A:
     """The object, if it is one of this kind; `ValidationError` otherwise."""
-    if not isinstance(item, kind):
-        problem = f"must be one {kind.__name__}"
-        raise ValidationError("item", type(item).__name__, problem)
-    return item
+    return checked_kind("item", item, kind, f"must be one {kind.__name__}")
 
 
 def reason(value: object) -> str:

@@ -39,6 +39,13 @@ def new_id() -> UUID:
     return uuid7()
 
 
+def checked_kind(field: str, value: object, kind: type[T], problem: str) -> T:
+    """The value, if it is one of a kind. An error tells its type alone, for it may be anything."""
+    if not isinstance(value, kind):
+        raise ValidationError(field, type(value).__name__, problem)
+    return value
+
+
 # --- text -------------------------------------------------------------------------------------
 
 
@@ -194,6 +201,11 @@ def checked_duration(field: str, value: object) -> timedelta:
     if seconds > LONGEST.total_seconds():
         raise ValidationError(field, value, "must be at most 100 years")
     return value if isinstance(value, timedelta) else timedelta(seconds=seconds)
+
+
+def milliseconds(duration: timedelta) -> int:
+    """As databases count and keep them, in 31 bits: up to 24 days."""
+    return min(round(duration.total_seconds() * 1000), 2**31 - 1)
 
 
 def checked_period(field: str, value: object) -> timedelta:

@@ -31,9 +31,11 @@ from integration_hub.domain.values import (
     checked_duration,
     checked_event,
     checked_id,
+    checked_kind,
     checked_name,
     checked_time,
     clipped_text,
+    milliseconds,
     new_id,
 )
 from integration_hub.domain.webhook import Webhook, usable_options
@@ -51,7 +53,6 @@ THROTTLE = timedelta(seconds=30)
 THROTTLING = frozenset({429, 502, 504})
 """Statuses that ask for less. Source: Standard Webhooks, "Handling throttling"."""
 GONE = 410
-_MOST_MS = 2**31 - 1  # 24 days; what an integer of Postgres can hold
 DISABLED_EVENT = "webhook.disabled"
 
 
@@ -314,7 +315,7 @@ class AttemptOutcome:
             delivery_id=delivery.id,
             number=delivery.attempt_count,
             started_at=self.started_at,
-            duration_ms=min(round(self.duration.total_seconds() * 1000), _MOST_MS),
+            duration_ms=milliseconds(self.duration),
             response_status=self.status,
             response_body=self.body,
             error_code=code,
@@ -359,7 +360,6 @@ class DeliveryOptions:
 
 
 def checked_delivery(value: object) -> WebhookDelivery:
-    if not isinstance(value, WebhookDelivery):
-        raise ValidationError("delivery", type(value).__name__, "must be a WebhookDelivery")
-    checked_id("delivery.id", value.id)
-    return value
+    delivery = checked_kind("delivery", value, WebhookDelivery, "must be a WebhookDelivery")
+    checked_id("delivery.id", delivery.id)
+    return delivery

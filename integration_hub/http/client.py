@@ -25,13 +25,25 @@ from integration_hub.domain.errors import (
     ValidationError,
 )
 from integration_hub.domain.result import Err, Ok, Result
-from integration_hub.domain.values import checked_count, checked_period, without_query
+from integration_hub.domain.values import (
+    checked_count,
+    checked_kind,
+    checked_period,
+    without_query,
+)
 from integration_hub.http.bodies import NOT_GIVEN, File, content_of
 from integration_hub.http.exchange import Answer, Call, Exchange, request_id
 from integration_hub.http.guards import CircuitBreaker, RateLimit
 from integration_hub.http.interceptors import Auth, Interceptor
 from integration_hub.http.messages import Headers, HttpResponse, charset_of, decoded
-from integration_hub.http.options import Limits, Proxies, Timeout, Tls
+from integration_hub.http.options import (
+    Limits,
+    Proxies,
+    Timeout,
+    Tls,
+    checked_proxies,
+    checked_tls,
+)
 from integration_hub.http.pagination import PageStrategy, Place, checked_strategy
 from integration_hub.http.retry import RetryPolicy
 from integration_hub.http.sockets import DEADLINE, Deadline
@@ -117,18 +129,17 @@ class HttpClient:
         proxies: Proxies | None = None,
         transport: Transport | None = None,
     ) -> None:
+        checked_kind("retry", retry, RetryPolicy, "must be such as RetryPolicy(attempts=3)")
+        checked_kind("limits", limits, Limits, "must be such as Limits(pool=10)")
+        checked_tls(tls)
+        checked_proxies(proxies)
         for name, given, kind, like in (
-            ("retry", retry, RetryPolicy, "RetryPolicy(attempts=3)"),
-            ("limits", limits, Limits, "Limits(pool=10)"),
             ("breaker", breaker, CircuitBreaker, "CircuitBreaker()"),
             ("rate_limit", rate_limit, RateLimit, "RateLimit(10)"),
-            ("tls", tls, Tls, "Tls(ca='ca.pem'); verification can't be turned off"),
-            ("proxies", proxies, Proxies, "Proxies(https='http://proxy.test:3128')"),
             ("auth", auth, Auth, "BasicAuth(user, password) or BearerAuth(token)"),
         ):
-            is_left_out = given is None and name not in ("retry", "limits")
-            if not is_left_out and not isinstance(given, kind):
-                raise ValidationError(name, type(given).__name__, f"must be such as {like}")
+            if given is not None:
+                checked_kind(name, given, kind, f"must be such as {like}")
         self._base = BaseUrl(base_url)
         self._timeout = _timeout(timeout)
         self._interceptors = _checked_interceptors(interceptors)

@@ -6,9 +6,9 @@ May import: `domain`, `client`, `options`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 from integration_hub.domain.errors import ValidationError
 from integration_hub.http.client import HttpClient
@@ -17,7 +17,6 @@ from integration_hub.http.client import HttpClient
 #: limit, and a worker may have as many integrations as there are.
 MOST_CURRENT = 500
 _VERSIONS = 2  # of one name
-_Versioned: TypeAlias = tuple[object, HttpClient]
 
 
 class HttpClientFactory:
@@ -31,7 +30,8 @@ class HttpClientFactory:
         self._defaults = defaults
         self._options: dict[str, dict[str, Any]] = {}
         self._clients: dict[str, HttpClient] = {}
-        self._current: dict[str, list[_Versioned]] = {}  # the latest in use comes last
+        #: By name and version; the name that was last in use comes last, and the latest version.
+        self._current: dict[str, dict[Hashable, HttpClient]] = {}
         self._lock = threading.Lock()
 
     def register(self, name: str, /, **options: Any) -> Self:
@@ -53,7 +53,7 @@ class HttpClientFactory:
             return self._clients[name]
 
     def current(
-        self, name: str, version: object, options: Callable[[], Mapping[str, Any]]
+        self, name: str, version: Hashable, options: Callable[[], Mapping[str, Any]]
     ) -> HttpClient:
         """The client of a name and a version; a new version gets a fresh client, whose options are
         asked for.
@@ -72,28 +72,30 @@ class HttpClientFactory:
             if kept is not None:
                 return kept
             client = self._made(chosen)
-            versions = [*self._current.pop(name, []), (version, client)]
-            self._current[name], gone = versions[-_VERSIONS:], versions[:-_VERSIONS]
+            versions = self._current.pop(name, {})
+            self._current[name] = versions | {version: client}
+            gone = []
+            if len(self._current[name]) > _VERSIONS:
+                gone.append(self._current[name].pop(next(iter(versions))))
             while sum(map(len, self._current.values())) > MOST_CURRENT:
-                gone += self._current.pop(next(iter(self._current)))
-        for _, former in gone:
+                gone += self._current.pop(next(iter(self._current))).values()
+        for former in gone:
             former.close()
         return client
 
-    def _kept(self, name: str, version: object) -> HttpClient | None:
-        """The client of a version, if there is one; it is the latest in use then."""
-        for known, client in self._current.get(name, ()):
-            if known == version:
-                self._current[name] = self._current.pop(name)
-                return client
-        return None
+    def _kept(self, name: str, version: Hashable) -> HttpClient | None:
+        """The client of a version, if there is one; its name is the latest in use then."""
+        client = self._current.get(name, {}).get(version)
+        if client is not None:
+            self._current[name] = self._current.pop(name)
+        return client
 
     def close_all(self) -> None:
         """Close the connections of every client; a later `get` makes new clients."""
         with self._lock:
             clients = list(self._clients.values())
             for versions in self._current.values():
-                clients += (client for _, client in versions)
+                clients += versions.values()
             self._clients.clear()
             self._current.clear()
         for client in clients:

@@ -78,8 +78,8 @@ class BearerAuth(Auth):
         self._token = token if callable(token) else _credential("token", token)
 
     def on_request(self, request: HttpRequest) -> HttpRequest:
-        token = self._token() if callable(self._token) else self._token
-        return request.merged({"Authorization": f"Bearer {_credential('token', token)}"})
+        token = _credential("token", self._token()) if callable(self._token) else self._token
+        return request.merged({"Authorization": f"Bearer {token}"})
 
 
 class BasicAuth(Auth):
@@ -164,7 +164,7 @@ class OAuth2ClientCredentials(Auth):
 
     def _current(self, request: HttpRequest) -> str:
         with self._turn(request):
-            client = self.go_through(None)  # it is given to none where another `Auth` uses it
+            client = self._client or self.go_through(None)  # none, where another `Auth` uses this
             now = client.now()
             if self._token is None or now >= self._expires:
                 self._fetch(client, now)

@@ -15,7 +15,7 @@ from urllib3.exceptions import LocationParseError
 from urllib3.util import Url, parse_url
 
 from integration_hub.domain.errors import ValidationError
-from integration_hub.domain.values import checked_count, checked_period
+from integration_hub.domain.values import checked_count, checked_kind, checked_period
 from integration_hub.http.retry import Backoff, RetryPolicy
 
 MEBIBYTE = 1024 * 1024
@@ -93,8 +93,7 @@ class Proxies:
 def _proxy(field: str, given: str | None) -> str | None:
     if given is None:
         return None
-    if not isinstance(given, str):
-        raise ValidationError(field, type(given).__name__, "must be text")
+    checked_kind(field, given, str, "must be text")
     url = given if "://" in given else f"http://{given}"
     try:
         parts = parse_url(url)
@@ -104,6 +103,16 @@ def _proxy(field: str, given: str | None) -> str | None:
         problem = "must be an http or https proxy, such as http://proxy.test:3128"
         raise ValidationError(field, "<not shown>", problem)
     return url
+
+
+def checked_tls(given: Tls | None) -> Tls | None:
+    problem = "must be such as Tls(ca='ca.pem'); verification can't be turned off"
+    return None if given is None else checked_kind("tls", given, Tls, problem)
+
+
+def checked_proxies(given: Proxies | None) -> Proxies | None:
+    problem = "must be such as Proxies(https='http://proxy.test:3128')"
+    return None if given is None else checked_kind("proxies", given, Proxies, problem)
 
 
 class _Strict(pydantic.BaseModel):

@@ -37,7 +37,7 @@ from integration_hub.domain.errors import (
     ValidationError,
 )
 from integration_hub.http.messages import HttpRequest
-from integration_hub.http.options import Limits, Proxies, Tls
+from integration_hub.http.options import Limits, Proxies, Tls, checked_proxies, checked_tls
 from integration_hub.http.sockets import (
     Addresses,
     Deadline,
@@ -111,10 +111,7 @@ class UrllibTransport:
         proxies: Proxies | None = None,
         guard: Guard | None = None,
     ) -> None:
-        for name, given, kind in (("tls", tls, Tls), ("proxies", proxies, Proxies)):
-            if not isinstance(given, kind | None):
-                problem = f"must be {kind.__name__}(…), or None"
-                raise ValidationError(name, type(given).__name__, problem)
+        tls, proxies = checked_tls(tls), checked_proxies(proxies)
         self._limits = limits or Limits()
         self._guard = guard
         self._proxies = proxies or Proxies()

@@ -14,7 +14,7 @@ from urllib3.exceptions import LocationParseError
 from urllib3.util import Url, parse_url
 
 from integration_hub.domain.errors import ValidationError
-from integration_hub.domain.values import without_query
+from integration_hub.domain.values import checked_kind, without_query
 
 _UNPRINTABLE = re.compile("[\x00-\x20\x7f]")
 _PORTS = {"http": 80, "https": 443}
@@ -56,13 +56,11 @@ class BaseUrl:
     """What the paths of a client are joined to."""
 
     def __init__(self, url: str | None) -> None:
-        if not isinstance(url, str | None):
-            problem = "must be text: str() of a URL object, say"
-            raise ValidationError("base_url", type(url).__name__, problem)
         self.url = url
         self._origin: Origin | None = None
         self._stem = ""
         if url is not None:
+            checked_kind("base_url", url, str, "must be text: str() of a URL object, say")
             found = parsed("base_url", url)
             if found.query is not None or found.fragment is not None:
                 problem = "must not have a query or a fragment"
@@ -76,8 +74,7 @@ class BaseUrl:
 
         Raises `ValidationError` for a path that leads elsewhere: another host, or ``..``.
         """
-        if not isinstance(path, str):
-            raise ValidationError("path", type(path).__name__, "must be a string")
+        checked_kind("path", path, str, "must be a string")
         if _UNPRINTABLE.search(path):
             problem = "must not hold blanks or control characters; quote() what may have them"
             raise ValidationError("path", without_query(path), problem)

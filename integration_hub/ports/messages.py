@@ -27,6 +27,7 @@ from integration_hub.domain.frozen import evolved
 from integration_hub.domain.values import (
     checked_count,
     checked_id,
+    checked_kind,
     checked_lease,
     checked_start,
     checked_time,
@@ -399,8 +400,7 @@ class MessagesLife(Generic[U]):
         webhook = checked_delivery(delivery).webhook
         if webhook is None:
             raise ValidationError("delivery", delivery.id, "must be one that a claim gave")
-        if not isinstance(outcome, AttemptOutcome):
-            raise ValidationError("outcome", type(outcome).__name__, "must be an AttemptOutcome")
+        checked_kind("outcome", outcome, AttemptOutcome, "must be an AttemptOutcome")
         if outcome.is_success:
             after = delivery.delivered(now)
         else:

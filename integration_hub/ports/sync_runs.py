@@ -28,6 +28,7 @@ from integration_hub.domain.values import (
     checked_count,
     checked_duration,
     checked_id,
+    checked_kind,
     checked_lease,
     checked_name,
     checked_slug,
@@ -288,10 +289,8 @@ class RunsLife:
 
 def checked_outcome(outcome: object) -> SyncOutcome:
     """What came of a run that succeeded. Raises `ValidationError` for what is none."""
-    if not isinstance(outcome, SyncOutcome):
-        problem = "must be a SyncOutcome or None: what a handler of sync jobs gives back"
-        raise ValidationError("outcome", type(outcome).__name__, problem)
-    return outcome
+    problem = "must be a SyncOutcome or None: what a handler of sync jobs gives back"
+    return checked_kind("outcome", outcome, SyncOutcome, problem)
 
 
 def _succeeding(outcome: SyncOutcome, now: datetime) -> Ending:
@@ -324,10 +323,9 @@ def _job_id(run: SyncRun) -> UUID:
 
 
 def _checked_run(run: object) -> SyncRun:
-    if not isinstance(run, SyncRun):
-        raise ValidationError("run", type(run).__name__, "must be a SyncRun")
-    checked_id("run.id", run.id)
-    return run
+    found = checked_kind("run", run, SyncRun, "must be a SyncRun")
+    checked_id("run.id", found.id)
+    return found
 
 
 def checked_claim(worker: str, limit: int, lease: timedelta | float) -> timedelta:
