@@ -9,6 +9,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -67,7 +68,8 @@ class DatabaseSchemaManager:
             return SchemaRevision(context.get_current_revision(), self.head())
 
     def head(self) -> str | None:
-        return ScriptDirectory(str(migrations_path())).get_current_head()
+        """The newest revision, which the code needs."""
+        return _head(migrations_path())
 
     def history(self) -> list[Revision]:
         """Every revision, the newest first."""
@@ -124,6 +126,14 @@ class DatabaseSchemaManager:
     def _config(self, **attributes: Any) -> Iterator[Config]:
         with faults_named(), self._manager.engine.connect() as connection:
             yield _config(connection=connection, **attributes)
+
+
+@cache
+def _head(migrations: Path) -> str | None:
+    """That of the code that is running, whatever is installed meanwhile: alembic compiles every
+    migration to find it, which takes longer than to ask the database.
+    """
+    return ScriptDirectory(str(migrations)).get_current_head()
 
 
 @contextmanager
