@@ -407,6 +407,23 @@ def test_a_transaction_that_a_test_left_open_is_ended_and_named(
     engine.dispose()
 
 
+@pytest.mark.parametrize("count", [1, 5_000], ids=["deleted", "truncated"])
+def test_the_next_test_finds_nothing_however_much_there_was(
+    hub_postgres: Hub, hub_postgres_url: URL, count: int
+) -> None:
+    with hub_postgres.unit_of_work() as uow:
+        crm = IntegrationFactory(store=uow)
+        uow.webhooks.add_many(WebhookFactory.build_batch(count, integration_id=crm.id))
+        uow.messages.publish("invoice.paid", {})
+        uow.commit()
+    empty_tables(hub_postgres_url)
+    with hub_postgres.unit_of_work() as uow:
+        assert uow.integrations.count() == uow.webhooks.count() == 0
+    manager = DatabaseConnectionManager(hub_postgres_url)
+    assert manager.query("SELECT count(*) FROM webhook_messages").rows == [{"count": 0}]
+    manager.close()
+
+
 @pytest.mark.parametrize("is_restarted", [False, True])
 def test_a_server_of_one_s_own_is_gone_at_the_end(is_restarted: bool) -> None:
     with postgres_server() as server:
