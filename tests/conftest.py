@@ -1,7 +1,8 @@
 """What the tests share: a hub on each store, and how long Hypothesis looks.
 
-The profile ``quick`` is the same walk every time, so that a run that passed passes again;
-``long`` (``tox -e fuzz``) goes a new way each time and remembers what it found.
+The profile ``quick`` is the same walk every time, so that a run that passed passes again. In tox
+(``matrix``) each interpreter has a third of it, and goes a way of its own, by its seed. ``long``
+(``tox -e fuzz``) goes a new way each time and remembers what it found.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ settings.register_profile(
     database=None,
     deadline=None,
     suppress_health_check=_SLOW,
+)
+settings.register_profile(
+    "matrix", settings.get_profile("quick"), max_examples=100, derandomize=False, print_blob=True
 )
 settings.register_profile(
     "long",

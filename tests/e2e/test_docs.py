@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.once
 CHECKOUT = Path(__file__).parents[2]
 DOCS = CHECKOUT / "docs"
 BIN = Path(sys.executable).parent

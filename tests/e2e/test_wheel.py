@@ -1,6 +1,6 @@
 """The wheel, in an empty venv elsewhere: what a service gets from its package index.
 
-Needs the package index, so it runs in an environment of its own: ``tox -e wheel``.
+Needs the package index, so it runs in an environment of its own: ``tox -e once``.
 """
 
 from __future__ import annotations

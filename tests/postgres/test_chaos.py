@@ -42,6 +42,7 @@ from integration_hub import (
 from integration_hub.ports.clock import SystemClock
 from integration_hub.testing.postgres import temporary_database
 
+pytestmark = pytest.mark.once
 JOBS = 2_000
 WORKERS = 8
 KILLS = 40

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -64,6 +64,19 @@ def add_jobs(hub: Hub, count: int, tenant: str = "default", most: int = 1) -> li
             jobs.append(SyncJobFactory(store=uow, next_run_at=FIRST, **given))
         uow.commit()
     return jobs
+
+
+def crowd(count: int, config: Mapping[str, Any] | None = None) -> list[Integration]:
+    """Integrations whose jobs may run: more than factories make in a while."""
+    return [
+        Integration(name=f"crm {number}", type="crm", status="active", config=config or {})
+        for number in range(count)
+    ]
+
+
+def due_at(moment: datetime, owner: Integration, name: str) -> SyncJob:
+    every = Schedule.every(600)
+    return SyncJob(name=name, integration_id=owner.id, schedule=every, next_run_at=moment)
 
 
 def status(hub: Hub, job: SyncJob) -> str:
@@ -350,6 +363,7 @@ def test_a_limit_that_was_written_by_hand_does_not_stop_all_claims(
     assert len(runs) == (3 if most == "1e30" else 2)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("limit", [1, 10])
 @pytest.mark.parametrize(
     ("parents", "jobs"), [(100, 40), (4_000, 1)], ids=["many of each", "one of each"]
@@ -361,14 +375,11 @@ def test_postgres_keeps_the_plans_of_claims_and_endings(
     plan for the values would be so much better.
     """
     config = {"sync": {"max_concurrency": 10}}
-    owners = [IntegrationFactory.build(status="active", config=config) for _ in range(parents)]
-    given = {"schedule": Schedule.every(600), "next_run_at": FIRST}
+    owners = crowd(parents, config)
     with hub.unit_of_work() as uow:
         uow.integrations.add_many(owners)
         uow.sync_jobs.add_many(
-            SyncJobFactory.build(integration_id=owner.id, **given)
-            for _ in range(jobs)
-            for owner in owners
+            due_at(FIRST, owner, f"job {number}") for number in range(jobs) for owner in owners
         )
         uow.commit()
     with hub.unit_of_work(tenant=EVERY_TENANT) as uow:
@@ -382,19 +393,16 @@ def test_postgres_keeps_the_plans_of_claims_and_endings(
     assert (kept["free"], kept["given"]) == (10, 10)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("due", [0, 36])
 def test_postgres_keeps_the_plans_of_claims_that_find_nothing(hub: Hub, due: int) -> None:
     """Those of workers that have nothing to do: most jobs are for later, and many are asking."""
-    owners = [IntegrationFactory.build(status="active") for _ in range(8_000)]
+    owners = crowd(8_000)
     later = FIRST + timedelta(days=36_500)
     with hub.unit_of_work() as uow:
         uow.integrations.add_many(owners)
         uow.sync_jobs.add_many(
-            SyncJobFactory.build(
-                integration_id=owner.id,
-                schedule=Schedule.every(600),
-                next_run_at=FIRST if number < due else later,
-            )
+            due_at(FIRST if number < due else later, owner, "job")
             for number, owner in enumerate(owners)
         )
         uow.commit()

@@ -33,6 +33,7 @@ from integration_hub import (
 )
 from integration_hub.testing.postgres import temporary_database
 
+pytestmark = pytest.mark.once
 MESSAGES = 3_000
 ENDPOINTS = 20
 DISPATCHERS = 4

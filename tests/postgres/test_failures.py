@@ -355,6 +355,7 @@ def test_a_session_of_ours_shares_the_transaction(hub_postgres: Hub) -> None:
         assert found == ([("ours", "by the model")] if kept else [])
 
 
+@pytest.mark.once
 def test_a_hundred_thousand_are_added_all_or_none(hub_postgres: Hub) -> None:
     items = [Integration(name=f"i{n}", type="crm", config={"n": n}) for n in range(100_000)]
     with hub_postgres.unit_of_work() as uow:

@@ -145,6 +145,7 @@ def tables(url: str) -> set[str]:
     return found
 
 
+@pytest.mark.once
 def test_alembic_itself_goes_up_and_down_from_a_checkout(url: str) -> None:
     chosen = ("-x", f"url={url}")
     alembic(*chosen, "upgrade", "head")
@@ -158,6 +159,7 @@ def test_alembic_itself_goes_up_and_down_from_a_checkout(url: str) -> None:
         assert hub.schema.check().current == HEAD
 
 
+@pytest.mark.once
 def test_alembic_itself_writes_sql_that_works(url: str) -> None:
     sql = alembic("-x", f"url={url}", "upgrade", "head", "--sql")
     engine = create_engine(url)
