@@ -24,7 +24,7 @@ from integration_hub.ports.query import NEWEST_FIRST, Cursor
 from integration_hub.ports.sync_runs import Claim
 from integration_hub.testing.postgres import temporary_database
 
-pytestmark = [pytest.mark.once, pytest.mark.xdist_group("plans")]  # 50,000 rows, filled in once
+pytestmark = pytest.mark.once
 ROWS = 50_000
 START = datetime(2026, 1, 1, tzinfo=UTC)
 CLAIM = Claim("w1", 10, timedelta(seconds=60), START + timedelta(hours=1), None)
