@@ -89,7 +89,7 @@ def empty_tables(database: URL, *, patience: float = 10.0) -> None:
         connection.execute(SQL("SET lock_timeout = {}").format(round(patience * 1000)))
         try:
             _empty(connection)
-        except psycopg.errors.LockNotAvailable:
+        except psycopg.OperationalError:  # it has waited, or was to give way (deadlock)
             kept_by = connection.execute(_KEEPERS, [_TABLES]).fetchall()
             for pid, _ in kept_by:
                 connection.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])

@@ -408,6 +408,36 @@ def test_a_transaction_that_a_test_left_open_is_ended_and_named(
     engine.dispose()
 
 
+def test_a_test_that_goes_on_in_a_thread_is_ended_and_named(
+    hub_postgres: Hub, hub_postgres_url: URL
+) -> None:
+    """It takes the tables in another order, so that one of the two must give way."""
+    manager = DatabaseConnectionManager(hub_postgres_url)
+    engine = create_engine(hub_postgres_url)
+    left = engine.connect()
+    left.exec_driver_sql("SET deadlock_timeout = '1min'")  # it is not this one that finds out
+    left.exec_driver_sql("LOCK TABLE webhook_attempts")
+    waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+
+    def go_on() -> None:
+        is_over = False
+        while not is_over:
+            is_over = emptied.done()
+            left.exec_driver_sql("SELECT 'and what then' FROM integrations")
+
+    with ThreadPoolExecutor(1) as pool:
+        emptied = pool.submit(empty_tables, hub_postgres_url)
+        while not manager.query(waits).rows:
+            assert not emptied.done()
+        with pytest.raises(OperationalError):
+            go_on()
+        with pytest.raises(AssertionError, match=r"left a transaction open.*and what then"):
+            emptied.result(20)
+    left.close()
+    engine.dispose()
+    manager.close()
+
+
 @pytest.mark.parametrize("count", [1, 5_000], ids=["deleted", "truncated"])
 def test_the_next_test_finds_nothing_however_much_there_was(
     hub_postgres: Hub, hub_postgres_url: URL, count: int
@@ -422,6 +452,8 @@ def test_the_next_test_finds_nothing_however_much_there_was(
         assert uow.integrations.count() == uow.webhooks.count() == 0
     manager = DatabaseConnectionManager(hub_postgres_url)
     assert manager.query("SELECT count(*) FROM webhook_messages").rows == [{"count": 0}]
+    (found,) = manager.query("SELECT pg_relation_size('webhooks') AS bytes").rows
+    assert found["bytes"] == 0 or count == 1  # who deletes leaves the files as they are
     manager.close()
 
 
