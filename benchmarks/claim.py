@@ -33,7 +33,7 @@ from operator import itemgetter
 from typing import Any, TypeAlias
 
 import psycopg
-from harness import NTH_ID, Timing, compare, dsn, shown, table
+from harness import NTH_ID, Timing, compare, shown, table
 from psycopg.types.string import TextLoader
 from sqlalchemy import URL
 
@@ -57,7 +57,7 @@ from integration_hub.sql.claiming import ENDED_JOB, ENDED_RUN
 from integration_hub.sql.mapping import SYNC_JOBS
 from integration_hub.sql.prepared import array_text
 from integration_hub.sql.run_statements import RunStatements
-from integration_hub.testing.postgres import temporary_database
+from integration_hub.testing.postgres import dsn, temporary_database
 
 JOBS = {1: 2_000, 10: 8_000, 100: 24_000}  # long enough for what a worker does once not to count
 PROCESSES = (1, 2, 4)

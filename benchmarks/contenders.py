@@ -18,7 +18,6 @@ from uuid import UUID
 import psycopg
 from advanced_alchemy.filters import LimitOffset
 from advanced_alchemy.repository import SQLAlchemySyncRepository
-from harness import dsn
 from psycopg.types.json import Jsonb
 from sqlalchemy import URL, Text, cast, create_engine, func, select, tuple_
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -31,6 +30,7 @@ from integration_hub.sql.aggregates import PostgresIntegrationRepository, Postgr
 from integration_hub.sql.filtering import asked
 from integration_hub.sql.mapping import INTEGRATIONS, WEBHOOKS
 from integration_hub.sql.models import IntegrationRow, WebhookRow
+from integration_hub.testing.postgres import dsn
 
 CONFIG = {
     "http": {"base_url": "https://crm.example.com/v1", "timeout": 30, "retries": 3},

@@ -20,11 +20,11 @@ from uuid import UUID
 
 import psycopg
 import requests
-from harness import NTH_ID, compare, dsn, shown, table
+from harness import NTH_ID, compare, shown, table
 from sqlalchemy import URL
 
 from integration_hub import EVERY_TENANT, Hub, Integration, Webhook, WebhookDispatcher
-from integration_hub.testing.postgres import temporary_database
+from integration_hub.testing.postgres import dsn, temporary_database
 
 THREADS = 16
 MESSAGES = 2_000

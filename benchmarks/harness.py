@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import URL
-
 #: In SQL, the id of the nth row that is filled in.
 NTH_ID = "('00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid"
 ROUND = 0.05  # seconds that one turn of the first contender takes, at least
@@ -89,8 +87,3 @@ def shown(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.2f} {unit}"
     return f"{seconds * 1e6:.0f} µs"
-
-
-def dsn(url: URL) -> str:
-    """The database's address, for drivers that know nothing of SQLAlchemy."""
-    return url.set(drivername="postgresql").render_as_string(hide_password=False)

@@ -78,14 +78,18 @@ def control_server(data: Path, *arguments: str) -> None:
     pg_ctl(list(arguments), pgdata=data, user=user)
 
 
+def dsn(database: URL) -> str:
+    """The database's address, with its password, for who knows nothing of SQLAlchemy."""
+    return database.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
 def empty_tables(database: URL, *, patience: float = 10.0) -> None:
     """Empty our tables.
 
     A test may have left a transaction open, and nobody could empty them until it ends: after
     `patience` (seconds) its connection is ended, and an `AssertionError` says what it was at.
     """
-    address = database.set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(address, autocommit=True) as connection:
+    with psycopg.connect(dsn(database), autocommit=True) as connection:
         connection.execute(SQL("SET lock_timeout = {}").format(round(patience * 1000)))
         try:
             _empty(connection)

@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from locks import waiting
 from sqlalchemy import URL, Engine, event, text
 
 from integration_hub import (
@@ -36,6 +37,7 @@ from integration_hub.sql.prepared import array_text
 from integration_hub.sql.run_statements import RunStatements
 from integration_hub.testing import ManualClock
 from integration_hub.testing.factories import IntegrationFactory, SyncJobFactory
+from integration_hub.testing.postgres import dsn
 
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -86,11 +88,6 @@ def status(hub: Hub, job: SyncJob) -> str:
 def now_of(hub: Hub, job: SyncJob) -> SyncJob:
     with hub.unit_of_work(tenant=EVERY_TENANT) as uow:
         return uow.sync_jobs.get(job.id)
-
-
-def waiting(manager: DatabaseConnectionManager) -> int:
-    """How many connections wait for a lock."""
-    return len(manager.query("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'").rows)
 
 
 def kept_plans(uow: UnitOfWork) -> list[tuple[str, int]]:
@@ -429,7 +426,6 @@ def test_a_claim_asks_once_what_is_taken_at_an_integration(
     with hub.unit_of_work(tenant=EVERY_TENANT) as uow:
         claim(uow, 1)  # so that with one place all others wait in vain
         uow.commit()
-    address = hub_postgres_url.set(drivername="postgresql").render_as_string(hide_password=False)
     values = {
         "ids": array_text([new_id() for _ in range(limit)]),
         "now": FIRST,
@@ -440,7 +436,7 @@ def test_a_claim_asks_once_what_is_taken_at_an_integration(
         "types": None,
     }
     asked = RunStatements("postgresql").claim(limit, far=False).text
-    with psycopg.connect(address) as connection:
+    with psycopg.connect(dsn(hub_postgres_url)) as connection:
         connection.execute("ANALYZE")
         told = connection.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {asked}".encode(), values)
         [(plan,)] = told.fetchall()

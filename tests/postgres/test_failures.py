@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from locks import waiting
 from sqlalchemy import URL, create_engine, event
 from sqlalchemy.exc import OperationalError
 
@@ -417,7 +418,6 @@ def test_a_test_that_goes_on_in_a_thread_is_ended_and_named(
     left = engine.connect()
     left.exec_driver_sql("SET deadlock_timeout = '1min'")  # it is not this one that finds out
     left.exec_driver_sql("LOCK TABLE webhook_attempts")
-    waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
 
     def go_on() -> None:
         is_over = False
@@ -427,7 +427,7 @@ def test_a_test_that_goes_on_in_a_thread_is_ended_and_named(
 
     with ThreadPoolExecutor(1) as pool:
         emptied = pool.submit(empty_tables, hub_postgres_url)
-        while not manager.query(waits).rows:
+        while not waiting(manager):
             assert not emptied.done()
         with pytest.raises(OperationalError):
             go_on()

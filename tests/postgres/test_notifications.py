@@ -31,6 +31,7 @@ from integration_hub.ports.waiting import DELIVERY_WORK, SYNC_WORK, Waiter
 from integration_hub.sql import news, unit_of_work
 from integration_hub.sync import SyncContext, SyncRunner
 from integration_hub.testing import IntegrationFactory, SyncJobFactory, WebhookFactory
+from integration_hub.testing.postgres import dsn
 
 
 @pytest.fixture
@@ -261,7 +262,7 @@ def test_who_cannot_tell_says_so_and_goes_on(
     hub_postgres_url: URL, caplog: pytest.LogCaptureFixture, is_known: bool
 ) -> None:
     """What there is to tell of is committed: it will be found."""
-    address = hub_postgres_url.set(drivername="postgresql").render_as_string(hide_password=False)
+    address = dsn(hub_postgres_url)
     driver = psycopg.connect(address)
     with psycopg.connect(address, autocommit=True) as other:
         other.execute("SELECT pg_terminate_backend(%s, 10000)", [driver.info.backend_pid])

@@ -20,6 +20,7 @@ from integration_hub.sql.prepared import OwnCursor, array_text, concise
 from integration_hub.sql.run_statements import RunStatements
 from integration_hub.sql.unit_of_work import MANY_ROWS
 from integration_hub.testing.factories import IntegrationFactory
+from integration_hub.testing.postgres import dsn
 
 #: What psycopg takes apart once, and remembers; see `psycopg._queries`.
 MOST_REMEMBERED = 4_096
@@ -39,8 +40,7 @@ EXPLORING = settings(suppress_health_check=[HealthCheck.function_scoped_fixture]
 
 @pytest.fixture
 def cursor(hub_postgres_url: URL) -> Any:
-    address = hub_postgres_url.set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(address, autocommit=True) as connection:
+    with psycopg.connect(dsn(hub_postgres_url), autocommit=True) as connection:
         yield OwnCursor(connection)
 
 
