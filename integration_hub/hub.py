@@ -359,12 +359,16 @@ class Hub:
         )
 
     def http(
-        self, integration: Integration | UUID | str, /, *, tenant: str = "default", **options: Any
+        self,
+        name_or_integration: Integration | UUID | str,
+        *,
+        tenant: str = "default",
+        **options: Any,
     ) -> HttpClient:
         """The client for an integration's system, as its ``config["http"]`` has it, and the hub's
         `client_options`, which come first.
 
-        `integration` is the object, or its id or name in the tenant. The unit of work that looks it
+        It is the object, or its id or name in the tenant. The unit of work that looks it
         up is closed before this returns, so that none is open while there is traffic. Each version
         of an integration has one client, shared by threads; a changed integration gets a fresh one,
         and of more than 500, the one that was not asked for the longest is made anew.
@@ -372,7 +376,7 @@ class Hub:
         client of the caller's own, who closes it. Raises `IntegrationNotFound`, and
         `ValidationError` for a config that can't be used.
         """
-        found = self._looked_up(integration, tenant)
+        found = self._looked_up(name_or_integration, tenant)
         if options:
             return HttpClient(**{"proxies": self._proxies, **self._options_of(found), **options})
         version = (found.tenant, found.version)

@@ -124,9 +124,9 @@ def checked_item(kind: type[A], item: object) -> A:
     return checked_kind("item", item, kind, f"must be one {kind.__name__}")
 
 
-def reason(value: object) -> str:
+def in_words(field: str, value: object) -> str:
     """Why something failed, as text that can be stored: an error, or somebody's words."""
     text = clipped_text(value)
     if not text.strip():
-        raise ValidationError("error", value, "must say what went wrong")
+        raise ValidationError(field, value, "must say what went wrong")
     return text

@@ -12,7 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from integration_hub.domain.aggregate import Aggregate, reason
+from integration_hub.domain.aggregate import Aggregate, in_words
 from integration_hub.domain.errors import IntegrationNotFound, NotFound
 from integration_hub.domain.frozen import put
 from integration_hub.domain.frozen_json import checked_part
@@ -81,7 +81,7 @@ class Integration(Aggregate):
 
     def fail(self, error: object, now: datetime) -> Integration:
         """Broken; `error` (an exception, or words) is kept in `error_message`."""
-        return self._moved(_S.ERROR, now, error_message=reason(error))
+        return self._moved(_S.ERROR, now, error_message=in_words("error", error))
 
     def archive(self, now: datetime) -> Integration:
         """Out of use for good."""

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, ClassVar
 from uuid import UUID
 
-from integration_hub.domain.aggregate import Aggregate, reason
+from integration_hub.domain.aggregate import Aggregate, in_words
 from integration_hub.domain.errors import NotFound, ValidationError, WebhookNotFound
 from integration_hub.domain.frozen import put
 from integration_hub.domain.frozen_json import checked_part, stored_part
@@ -157,8 +157,8 @@ class Webhook(Aggregate):
 
     def fail(self, error: object, now: datetime) -> Webhook:
         """In trouble, and still tried; `error` is kept in `error_message`."""
-        return self._moved(_S.FAILING, now, error_message=reason(error))
+        return self._moved(_S.FAILING, now, error_message=in_words("error", error))
 
-    def disable(self, why: object, now: datetime) -> Webhook:
-        """Not told any more until somebody resumes it; `why` is kept in `error_message`."""
-        return self._moved(_S.DISABLED, now, error_message=reason(why))
+    def disable(self, reason: object, now: datetime) -> Webhook:
+        """Not told any more until somebody resumes it; `reason` is kept in `error_message`."""
+        return self._moved(_S.DISABLED, now, error_message=in_words("reason", reason))

@@ -22,19 +22,23 @@ _VERSIONS = 2  # of one name
 class HttpClientFactory:
     """Makes clients by name when they are first asked for; safe to share between threads.
 
-    ``HttpClientFactory(timeout=20).register("crm", base_url="https://crm.example.com")``: the
-    options of a name are those of an `HttpClient`, over the defaults of the factory.
+    ``HttpClientFactory({"timeout": 20}).register("crm", base_url="https://crm.example.com")``: the
+    options of a name are those of an `HttpClient`, over the defaults of the factory, which may be
+    given as a mapping or by name.
     """
 
-    def __init__(self, **defaults: Any) -> None:
-        self._defaults = defaults
+    def __init__(self, defaults: Mapping[str, Any] | None = None, **more: Any) -> None:
+        if not isinstance(defaults, Mapping | None):
+            problem = "must be a mapping of what HttpClient takes"
+            raise ValidationError("defaults", type(defaults).__name__, problem)
+        self._defaults = {**(defaults or {}), **more}
         self._options: dict[str, dict[str, Any]] = {}
         self._clients: dict[str, HttpClient] = {}
         #: By name and version; the name that was last in use comes last, and the latest version.
         self._current: dict[str, dict[Hashable, HttpClient]] = {}
         self._lock = threading.Lock()
 
-    def register(self, name: str, /, **options: Any) -> Self:
+    def register(self, name: str, **options: Any) -> Self:
         """Say how the client of a name is made. Raises `ValidationError` if the name is taken."""
         with self._lock:
             if name in self._options:

@@ -111,7 +111,7 @@ class MemoryRepository(Generic[A, F]):
                 return self._add(item, AS_FOUND)
             return self._save(found.redeclared(new), AS_FOUND)
 
-    def remove(self, id: UUID, /) -> None:
+    def remove(self, id: UUID) -> None:
         self._uow.require_active()
         with self._uow.store.lock:
             self._get(checked_id("id", id))
@@ -124,12 +124,12 @@ class MemoryRepository(Generic[A, F]):
 
     # --- looking up ---------------------------------------------------------------------------
 
-    def get(self, id: UUID, /) -> A:
+    def get(self, id: UUID) -> A:
         self._uow.require_active()
         with self._uow.store.lock:
             return self._get(checked_id("id", id))
 
-    def get_many(self, ids: Iterable[UUID], /) -> dict[UUID, A]:
+    def get_many(self, ids: Iterable[UUID]) -> dict[UUID, A]:
         self._uow.require_active()
         wanted = [checked_id("ids", id) for id in ids]
         with self._uow.store.lock:
@@ -270,7 +270,7 @@ class InMemoryIntegrationRepository(MemoryRepository[Integration, IntegrationFil
     KIND = Integration
     FILTER = IntegrationFilter
 
-    def get_by_name(self, name: str, /) -> Integration:
+    def get_by_name(self, name: str) -> Integration:
         self._uow.require_active()
         with self._uow.store.lock:
             if self._uow.scope is not None:
@@ -293,16 +293,16 @@ class InMemoryWebhookRepository(MemoryRepository[Webhook, WebhookFilter]):
     KIND = Webhook
     FILTER = WebhookFilter
 
-    def get_by_name(self, name: str, /, integration_id: UUID) -> Webhook:
+    def get_by_name(self, name: str, integration_id: UUID) -> Webhook:
         self._uow.require_active()
         with self._uow.store.lock:
             return self._named(checked_id("integration_id", integration_id), name)
 
-    def for_event(self, event: str, /) -> list[Webhook]:
+    def for_event(self, event: str) -> list[Webhook]:
         return self.find(WebhookFilter(event=event, is_active=True, status=DELIVERABLE))
 
-    def for_integration(self, integration_id: UUID, /) -> list[Webhook]:
-        return self.find(WebhookFilter(integration_id=integration_id))
+    def for_integration(self, id: UUID) -> list[Webhook]:
+        return self.find(WebhookFilter(integration_id=id))
 
     def failed(self) -> list[Webhook]:
         return self.find(WebhookFilter(status=IN_TROUBLE))
@@ -314,7 +314,7 @@ class InMemorySyncJobRepository(MemoryRepository[SyncJob, SyncJobFilter]):
     KIND = SyncJob
     FILTER = SyncJobFilter
 
-    def get_by_name(self, name: str, /, integration_id: UUID) -> SyncJob:
+    def get_by_name(self, name: str, integration_id: UUID) -> SyncJob:
         self._uow.require_active()
         with self._uow.store.lock:
             return self._named(checked_id("integration_id", integration_id), name)
@@ -359,5 +359,5 @@ class InMemorySyncJobRepository(MemoryRepository[SyncJob, SyncJobFilter]):
     def failed(self) -> list[SyncJob]:
         return self.find(SyncJobFilter(failed=True))
 
-    def for_integration(self, integration_id: UUID, /) -> list[SyncJob]:
-        return self.find(SyncJobFilter(integration_id=integration_id))
+    def for_integration(self, id: UUID) -> list[SyncJob]:
+        return self.find(SyncJobFilter(integration_id=id))

@@ -38,7 +38,7 @@ class InMemorySyncRunRepository(RunsLife):
         self._runs = uow.layer(SyncRun)
         self._jobs = uow.layer(SyncJob)
 
-    def get(self, id: UUID, /) -> SyncRun:
+    def get(self, id: UUID) -> SyncRun:
         self._uow.require_active()
         with self._uow.store.lock:
             run = self._runs.get(checked_id("id", id))

@@ -106,7 +106,7 @@ class Layer(Generic[A]):
 
 
 class MemoryUnitOfWork(UnitOfWorkLifecycle):
-    """A unit of work on a `MemoryStore`.
+    """A unit of work on a `MemoryStore`: one of its own, unless it is given.
 
     Isolation is that of Postgres' READ COMMITTED. Nothing waits: of two units of work that changed
     the same row, the second one to commit raises `StaleVersion`, where on SQL its `save` would
@@ -116,15 +116,17 @@ class MemoryUnitOfWork(UnitOfWorkLifecycle):
 
     def __init__(
         self,
-        store: MemoryStore,
+        store: MemoryStore | None = None,
         *,
         tenant: Tenant = "default",
         actor: str = "system",
         clock: Clock | None = None,
     ) -> None:
         super().__init__(tenant=tenant, actor=actor, clock=clock or SystemClock())
-        self.store = store
-        self._layers: dict[type[Any], Layer[Any]] = {k: Layer(k, store.table(k)) for k in store}
+        self.store = MemoryStore() if store is None else store
+        self._layers: dict[type[Any], Layer[Any]] = {
+            kind: Layer(kind, self.store.table(kind)) for kind in self.store
+        }
         self._undo: list[tuple[Layer[Any], UUID, Row | None, int | None]] = []
         self.integrations = InMemoryIntegrationRepository(self)
         self.webhooks = InMemoryWebhookRepository(self)

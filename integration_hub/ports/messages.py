@@ -85,15 +85,15 @@ class MessageRepository(Protocol):
         """
         ...
 
-    def get(self, id: UUID, /) -> WebhookMessage:
+    def get(self, id: UUID) -> WebhookMessage:
         """Raises `MessageNotFound`."""
         ...
 
-    def delivery(self, id: UUID, /) -> WebhookDelivery:
+    def delivery(self, id: UUID) -> WebhookDelivery:
         """Raises `DeliveryNotFound`."""
         ...
 
-    def deliveries(self, message_id: UUID, /) -> list[WebhookDelivery]:
+    def deliveries(self, message_id: UUID) -> list[WebhookDelivery]:
         """The deliveries of a message, in the order in which they were made."""
         ...
 
@@ -107,11 +107,11 @@ class MessageRepository(Protocol):
         """The deliveries to a webhook, the latest first."""
         ...
 
-    def attempts(self, delivery_id: UUID, /) -> list[WebhookAttempt]:
+    def attempts(self, delivery_id: UUID) -> list[WebhookAttempt]:
         """The log of a delivery, the first attempt first."""
         ...
 
-    def health(self, webhook_id: UUID, /) -> WebhookHealth:
+    def health(self, webhook_id: UUID) -> WebhookHealth:
         """How an endpoint has done since its last success."""
         ...
 
@@ -119,15 +119,15 @@ class MessageRepository(Protocol):
         """How many deliveries there are in each state."""
         ...
 
-    def replay(self, delivery_id: UUID, /) -> WebhookDelivery:
+    def replay(self, delivery_id: UUID) -> WebhookDelivery:
         """Send it again, with all its retries, whatever came of it."""
         ...
 
-    def replay_failed(self, webhook_id: UUID, /, since: datetime | None = None) -> int:
+    def replay_failed(self, webhook_id: UUID, since: datetime | None = None) -> int:
         """Send again what was given up, at `since` or later; gives how many it were."""
         ...
 
-    def cancel(self, delivery_id: UUID, /) -> WebhookDelivery:
+    def cancel(self, delivery_id: UUID) -> WebhookDelivery:
         """Send it no more; what is on its way may arrive. Raises `LeaseLost` if it is over."""
         ...
 
@@ -262,21 +262,21 @@ class MessagesLife(Generic[U]):
 
     # --- looking up ---------------------------------------------------------------------------
 
-    def get(self, id: UUID, /) -> WebhookMessage:
+    def get(self, id: UUID) -> WebhookMessage:
         self._uow.require_active()
         found = self._message(checked_id("id", id))
         if found is None:
             raise MessageNotFound(id)
         return found
 
-    def delivery(self, id: UUID, /) -> WebhookDelivery:
+    def delivery(self, id: UUID) -> WebhookDelivery:
         self._uow.require_active()
         found = self._delivery(checked_id("id", id))
         if found is None:
             raise DeliveryNotFound(id)
         return found
 
-    def deliveries(self, message_id: UUID, /) -> list[WebhookDelivery]:
+    def deliveries(self, message_id: UUID) -> list[WebhookDelivery]:
         return self._deliveries_of(self.get(message_id))
 
     def of_webhook(
@@ -292,27 +292,27 @@ class MessagesLife(Generic[U]):
         statuses = sorted({member("status", each, STATUSES).value for each in wanted})
         return self._deliveries_to(webhook_id, statuses, limit) if statuses else []
 
-    def attempts(self, delivery_id: UUID, /) -> list[WebhookAttempt]:
+    def attempts(self, delivery_id: UUID) -> list[WebhookAttempt]:
         return self._attempts_of(self.delivery(delivery_id))
 
-    def health(self, webhook_id: UUID, /) -> WebhookHealth:
+    def health(self, webhook_id: UUID) -> WebhookHealth:
         webhook = self._uow.webhooks.get(webhook_id)
         return self._health(webhook) or WebhookHealth(id=webhook.id, tenant=webhook.tenant)
 
     # --- again, or no more --------------------------------------------------------------------
 
-    def replay(self, delivery_id: UUID, /) -> WebhookDelivery:
+    def replay(self, delivery_id: UUID) -> WebhookDelivery:
         found = self.delivery(delivery_id)
         self._uow.announce(DELIVERY_WORK)
         return self._changed(found, found.replayed(self.clock.now()))
 
-    def replay_failed(self, webhook_id: UUID, /, since: datetime | None = None) -> int:
+    def replay_failed(self, webhook_id: UUID, since: datetime | None = None) -> int:
         webhook = self._uow.webhooks.get(webhook_id)
         start = optional_time("since", since)
         self._uow.announce(DELIVERY_WORK)
         return self._open_failed(webhook, start, self.clock.now())
 
-    def cancel(self, delivery_id: UUID, /) -> WebhookDelivery:
+    def cancel(self, delivery_id: UUID) -> WebhookDelivery:
         found = self.delivery(delivery_id)
         if not found.is_open:
             raise LeaseLost(found.id, found.KIND)

@@ -70,15 +70,15 @@ class Repository(Protocol[A, F]):
         """
         ...
 
-    def remove(self, id: UUID, /) -> None:
+    def remove(self, id: UUID) -> None:
         """Remove the object, and with an integration all that hangs on it. Raises `NotFound`."""
         ...
 
-    def get(self, id: UUID, /) -> A:
+    def get(self, id: UUID) -> A:
         """The object with this id. Raises `NotFound`."""
         ...
 
-    def get_many(self, ids: Iterable[UUID], /) -> dict[UUID, A]:
+    def get_many(self, ids: Iterable[UUID]) -> dict[UUID, A]:
         """Those of the objects that exist, by id, in the order of `ids`."""
         ...
 
@@ -127,7 +127,7 @@ class Repository(Protocol[A, F]):
 class IntegrationRepository(Repository[Integration, IntegrationFilter], Protocol):
     """The integrations of a tenant."""
 
-    def get_by_name(self, name: str, /) -> Integration:
+    def get_by_name(self, name: str) -> Integration:
         """Raises `IntegrationNotFound`; and `ValidationError` where, through `EVERY_TENANT`, the
         name stands for several.
         """
@@ -145,15 +145,15 @@ class IntegrationRepository(Repository[Integration, IntegrationFilter], Protocol
 class WebhookRepository(Repository[Webhook, WebhookFilter], Protocol):
     """The webhooks of a tenant's integrations."""
 
-    def get_by_name(self, name: str, /, integration_id: UUID) -> Webhook:
+    def get_by_name(self, name: str, integration_id: UUID) -> Webhook:
         """Raises `WebhookNotFound`."""
         ...
 
-    def for_event(self, event: str, /) -> list[Webhook]:
+    def for_event(self, event: str) -> list[Webhook]:
         """Those that are told of it: subscribed, active, and neither paused nor disabled."""
         ...
 
-    def for_integration(self, integration_id: UUID, /) -> list[Webhook]: ...
+    def for_integration(self, id: UUID) -> list[Webhook]: ...
 
     def failed(self) -> list[Webhook]:
         """Those in trouble: failing, or disabled."""
@@ -163,7 +163,7 @@ class WebhookRepository(Repository[Webhook, WebhookFilter], Protocol):
 class SyncJobRepository(Repository[SyncJob, SyncJobFilter], Protocol):
     """The sync jobs of a tenant's integrations."""
 
-    def get_by_name(self, name: str, /, integration_id: UUID) -> SyncJob:
+    def get_by_name(self, name: str, integration_id: UUID) -> SyncJob:
         """Raises `SyncJobNotFound`."""
         ...
 
@@ -208,7 +208,7 @@ class SyncJobRepository(Repository[SyncJob, SyncJobFilter], Protocol):
 
     def failed(self) -> list[SyncJob]: ...
 
-    def for_integration(self, integration_id: UUID, /) -> list[SyncJob]: ...
+    def for_integration(self, id: UUID) -> list[SyncJob]: ...
 
 
 def the_only_one(found: Sequence[Integration], name: str) -> Integration:

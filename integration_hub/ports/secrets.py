@@ -33,7 +33,7 @@ INBOX_WINDOW = timedelta(days=7)
 class SecretRepository(Protocol):
     """The secrets that messages to webhooks are signed with."""
 
-    def of(self, webhook_id: UUID, /) -> list[WebhookSecret]:
+    def of(self, webhook_id: UUID) -> list[WebhookSecret]:
         """Those valid now, the newest first; one is made where there is none."""
         ...
 
@@ -94,7 +94,7 @@ class SecretsLife(Generic[U]):
     clock: Clock
     _uow: U
 
-    def of(self, webhook_id: UUID, /) -> list[WebhookSecret]:
+    def of(self, webhook_id: UUID) -> list[WebhookSecret]:
         webhook = self._uow.webhooks.get(webhook_id)
         return self.of_many([webhook])[webhook.id]
 

@@ -49,7 +49,7 @@ MOST_CLAIMED = 1_000
 class SyncRunRepository(Protocol):
     """The runs of a tenant's sync jobs. A run that is no longer running raises `LeaseLost`."""
 
-    def get(self, id: UUID, /) -> SyncRun:
+    def get(self, id: UUID) -> SyncRun:
         """Raises `SyncRunNotFound`."""
         ...
 

@@ -31,7 +31,7 @@ class SqlIntegrationRepository(SqlRepository[Integration, IntegrationFilter]):
     MAPPER = INTEGRATIONS
     FILTER = IntegrationFilter
 
-    def get_by_name(self, name: str, /) -> Integration:
+    def get_by_name(self, name: str) -> Integration:
         self._uow.require_active()
         return the_only_one(self._by_name(name=searchable("name", name)), name)
 
@@ -51,14 +51,14 @@ class SqlWebhookRepository(SqlRepository[Webhook, WebhookFilter]):
     MAPPER = WEBHOOKS
     FILTER = WebhookFilter
 
-    def get_by_name(self, name: str, /, integration_id: UUID) -> Webhook:
+    def get_by_name(self, name: str, integration_id: UUID) -> Webhook:
         return self._named(name, integration_id)
 
-    def for_event(self, event: str, /) -> list[Webhook]:
+    def for_event(self, event: str) -> list[Webhook]:
         return self.find(WebhookFilter(event=event, is_active=True, status=DELIVERABLE))
 
-    def for_integration(self, integration_id: UUID, /) -> list[Webhook]:
-        return self.find(WebhookFilter(integration_id=integration_id))
+    def for_integration(self, id: UUID) -> list[Webhook]:
+        return self.find(WebhookFilter(integration_id=id))
 
     def failed(self) -> list[Webhook]:
         return self.find(WebhookFilter(status=IN_TROUBLE))
@@ -70,7 +70,7 @@ class SqlSyncJobRepository(SqlRepository[SyncJob, SyncJobFilter]):
     MAPPER = SYNC_JOBS
     FILTER = SyncJobFilter
 
-    def get_by_name(self, name: str, /, integration_id: UUID) -> SyncJob:
+    def get_by_name(self, name: str, integration_id: UUID) -> SyncJob:
         return self._named(name, integration_id)
 
     def due(self, now: datetime | None = None, *, limit: int = 100) -> list[SyncJob]:
@@ -108,8 +108,8 @@ class SqlSyncJobRepository(SqlRepository[SyncJob, SyncJobFilter]):
     def failed(self) -> list[SyncJob]:
         return self.find(SyncJobFilter(failed=True))
 
-    def for_integration(self, integration_id: UUID, /) -> list[SyncJob]:
-        return self.find(SyncJobFilter(integration_id=integration_id))
+    def for_integration(self, id: UUID) -> list[SyncJob]:
+        return self.find(SyncJobFilter(integration_id=id))
 
 
 def _is_resumed(item: Integration | Webhook) -> bool:

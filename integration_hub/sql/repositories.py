@@ -128,7 +128,7 @@ class SqlRepository(Generic[A, F]):
                 continue  # somebody committed that name just now
         raise DuplicateName(self._kind.KIND, new.name)
 
-    def remove(self, id: UUID, /) -> None:
+    def remove(self, id: UUID) -> None:
         statement = self.STATEMENTS.delete(scoped=self._uow.is_scoped)
         values = self._uow.scoped(id=checked_id("id", id))
         if self._uow.touch(statement, values, is_whole=True) != 1:
@@ -136,14 +136,14 @@ class SqlRepository(Generic[A, F]):
 
     # --- looking up ---------------------------------------------------------------------------
 
-    def get(self, id: UUID, /) -> A:
+    def get(self, id: UUID) -> A:
         self._uow.require_active()
         statement = self.STATEMENTS.get(scoped=self._uow.is_scoped)
         for row in self._uow.rows(statement, self._uow.scoped(id=checked_id("id", id))):
             return self._mapper.load(row)
         raise self._missing(id)
 
-    def get_many(self, ids: Iterable[UUID], /) -> dict[UUID, A]:
+    def get_many(self, ids: Iterable[UUID]) -> dict[UUID, A]:
         self._uow.require_active()
         wanted = list(dict.fromkeys(checked_id("ids", id) for id in ids))
         found: dict[UUID, A] = {}

@@ -49,7 +49,7 @@ class SqlSyncRunRepository(RunsLife):
         self._uow = uow
         self.clock = uow.clock
 
-    def get(self, id: UUID, /) -> SyncRun:
+    def get(self, id: UUID) -> SyncRun:
         self._uow.require_active()
         values = self._uow.scoped(id=checked_id("id", id))
         for row in self._uow.rows(self.STATEMENTS.get(scoped=self._uow.is_scoped), values):

@@ -557,6 +557,16 @@ def test_a_factory_has_one_client_per_name() -> None:
         factory.register("crm")
 
 
+def test_a_factory_takes_its_defaults_as_a_mapping_or_by_name() -> None:
+    transport = ScriptedTransport().reply(200).reply(200)
+    defaults: dict[str, Any] = {"base_url": "https://crm.test", "transport": transport}
+    for factory in (HttpClientFactory(defaults), HttpClientFactory(**defaults)):
+        answer = factory.register(name="crm").get(name="crm").get("contacts").unwrap()
+        assert answer.url == "https://crm.test/contacts"
+    with pytest.raises(ValidationError, match="defaults"):
+        HttpClientFactory(Timeout(total=7))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+
 def test_closing_a_factory_closes_every_client() -> None:
     transports = [ScriptedTransport(), ScriptedTransport()]
     with HttpClientFactory() as factory:

@@ -47,6 +47,15 @@ class CountingDict(dict[UUID, Any]):
         return super().__iter__()
 
 
+def test_a_unit_of_work_without_a_store_has_one_of_its_own() -> None:
+    with InMemoryUnitOfWork() as uow, InMemoryUnitOfWork() as other:
+        uow.integrations.add(Integration(name="CRM", type="salesforce"))
+        uow.commit()
+        assert len(other.integrations) == 0
+    with InMemoryUnitOfWork(uow.store) as again:
+        assert len(again.integrations) == 1
+
+
 @pytest.fixture(scope="module")
 def store() -> MemoryStore:
     store = MemoryStore()

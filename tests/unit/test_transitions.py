@@ -130,6 +130,12 @@ def test_an_error_is_kept_until_the_trouble_is_over() -> None:
     assert failing.resume(NOON).error_message is None
 
 
+def test_what_a_webhook_was_disabled_for_has_to_be_said() -> None:
+    with pytest.raises(ValidationError) as refused:
+        webhook("active").disable("", NOON)
+    assert refused.value.field == "reason"
+
+
 class Speechless(Exception):
     def __str__(self) -> str:
         raise AttributeError("self.response")
