@@ -1,7 +1,7 @@
 """What the tests share: a hub on each store, and how long Hypothesis looks.
 
 The profile ``quick`` is the same walk every time, so that a run that passed passes again. In tox
-(``matrix``) each interpreter has a third of it, and goes a way of its own, by its seed. ``long``
+(``matrix``) each interpreter has a fifth of it, and goes a way of its own, by its seed. ``long``
 (``tox -e fuzz``) goes a new way each time and remembers what it found.
 """
 
@@ -23,7 +23,7 @@ settings.register_profile(
     suppress_health_check=_SLOW,
 )
 settings.register_profile(
-    "matrix", settings.get_profile("quick"), max_examples=100, derandomize=False, print_blob=True
+    "matrix", settings.get_profile("quick"), max_examples=60, derandomize=False, print_blob=True
 )
 settings.register_profile(
     "long",

@@ -1,4 +1,4 @@
-"""Three hubs, one on each store, for tests that drive them side by side."""
+"""A hub on each store: for the contracts one after the other, and three to drive side by side."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import pytest
 from sqlalchemy import URL, create_engine
 
 from integration_hub import EVERY_TENANT, Hub, HubError, UnitOfWork
@@ -14,6 +15,22 @@ from integration_hub.ports.unit_of_work import Tenant
 from integration_hub.testing import ManualClock
 from integration_hub.testing.postgres import temporary_database
 from strategies import START
+
+
+class OnMemory:
+    """The plugin's own `hub` is the one in memory."""
+
+
+class OnSqlite:
+    @pytest.fixture
+    def hub(self, hub_sqlite: Hub) -> Hub:
+        return hub_sqlite
+
+
+class OnPostgres:
+    @pytest.fixture
+    def hub(self, hub_postgres: Hub) -> Hub:
+        return hub_postgres
 
 
 @contextmanager

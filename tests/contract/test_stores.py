@@ -1,27 +1,9 @@
-"""Every contract on every store: dicts, SQLite and Postgres."""
+"""Every contract on every store: what they keep, in units of work, for each tenant."""
 
 from __future__ import annotations
 
-import pytest
-
-from integration_hub import Hub
+from hubs import OnMemory, OnPostgres, OnSqlite
 from integration_hub.testing import contracts
-
-
-class OnMemory:
-    """The plugin's own `hub` is the one in memory."""
-
-
-class OnSqlite:
-    @pytest.fixture
-    def hub(self, hub_sqlite: Hub) -> Hub:
-        return hub_sqlite
-
-
-class OnPostgres:
-    @pytest.fixture
-    def hub(self, hub_postgres: Hub) -> Hub:
-        return hub_postgres
 
 
 class TestIntegrationsInMemory(OnMemory, contracts.IntegrationContract): ...
@@ -76,42 +58,3 @@ class TestTenantsOnSqlite(OnSqlite, contracts.TenantContract): ...
 
 
 class TestTenantsOnPostgres(OnPostgres, contracts.TenantContract): ...
-
-
-class TestSyncRunsInMemory(OnMemory, contracts.SyncRunContract): ...
-
-
-class TestSyncRunsOnSqlite(OnSqlite, contracts.SyncRunContract): ...
-
-
-class TestSyncRunsOnPostgres(OnPostgres, contracts.SyncRunContract): ...
-
-
-class TestSyncRunsStoredAsMadeInMemory(OnMemory, contracts.SyncRunContract):
-    atomic = False
-
-
-class TestSyncRunsStoredAsMadeOnSqlite(OnSqlite, contracts.SyncRunContract):
-    atomic = False
-
-
-class TestSyncRunsStoredAsMadeOnPostgres(OnPostgres, contracts.SyncRunContract):
-    atomic = False
-
-
-class TestMessagesInMemory(OnMemory, contracts.MessageContract): ...
-
-
-class TestMessagesOnSqlite(OnSqlite, contracts.MessageContract): ...
-
-
-class TestMessagesOnPostgres(OnPostgres, contracts.MessageContract): ...
-
-
-class TestConflictsInMemory(OnMemory, contracts.ConflictContract): ...
-
-
-class TestConflictsOnSqlite(OnSqlite, contracts.ConflictContract): ...
-
-
-class TestConflictsOnPostgres(OnPostgres, contracts.ConflictContract): ...
