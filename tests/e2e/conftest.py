@@ -1,18 +1,24 @@
-"""Runs a page of the docs as its reader would: files are written, code and commands are run."""
+"""Runs a page of the docs as its reader would (files are written, code and commands are run), and
+the wheel as a service would.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
 
+Alone: TypeAlias = Callable[[list[Any], Path], str]
 Walk: TypeAlias = Callable[[Path, Path, Path], list[str]]
 Blocks: TypeAlias = Callable[[Path], list[tuple[str, str, str]]]
+CHECKOUT = Path(__file__).parents[2]
+_PATIENCE = 300  # seconds, for what only ends late on a machine that is busy
 _BLOCK = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -73,9 +79,30 @@ def _console(text: str, folder: Path, bin: Path) -> list[str]:
 
 
 def _run(command: list[Any], folder: Path, bin: Path) -> str:
-    environment = {**os.environ, "PATH": f"{bin}{os.pathsep}{os.environ['PATH']}"}
-    result = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    path = f"{bin}{os.pathsep}{os.environ['PATH']}"
+    return _printed(command, folder, {**os.environ, "PATH": path})
+
+
+@pytest.fixture(scope="session")
+def alone() -> Alone:
+    """``alone(command, folder)`` gives what it prints, run with none of our own environment."""
+    kept = {"PATH", "HOME", "TMPDIR", "LANG"} | {n for n in os.environ if n.startswith("PIP_")}
+    environment = {name: value for name, value in os.environ.items() if name in kept}
+    return lambda command, folder: _printed(command, folder, environment)
+
+
+@pytest.fixture(scope="session")
+def wheel(alone: Alone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, as an index would hand it out."""
+    folder = tmp_path_factory.mktemp("wheel")
+    alone([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, CHECKOUT], folder)
+    (built,) = folder.glob("integration_hub-*.whl")
+    return built
+
+
+def _printed(command: list[Any], folder: Path, environment: dict[str, str]) -> str:
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=_PATIENCE
     )
-    assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
-    return result.stdout
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout

@@ -133,7 +133,7 @@ def alembic(*arguments: str) -> str:
     """What `alembic` itself prints, run in a checkout."""
     command = [sys.executable, "-m", "alembic", *arguments]
     done = subprocess.run(
-        command, cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=True
+        command, cwd=CHECKOUT, capture_output=True, text=True, timeout=300, check=True
     )
     return done.stdout
 
