@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from importlib.metadata import version
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -30,6 +31,9 @@ app.add_typer(webhooks, name="webhooks")
 def main() -> None:
     """The entry point: errors of ours become one line and exit code 1."""
     logging.basicConfig(level=logging.WARNING, format=_LINE)
+    if isinstance(sys.stdout, TextIOWrapper):
+        # As stderr does by itself: names, and answers, may have letters that a console lacks.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except HubError as error:

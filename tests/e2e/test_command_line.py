@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import signal
 import subprocess
@@ -478,3 +479,18 @@ def test_the_command_is_installed_and_explains_itself() -> None:
         assert word in done.stdout
     done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == version("integration-hub")
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("utf-8", "Übertrag"), ("ascii", r"\xdcbertrag")])
+def test_a_name_is_shown_as_well_as_a_console_can(url: str, encoding: str, shown: str) -> None:
+    with Hub.from_url(url) as hub:
+        hub.schema.upgrade()
+        with hub.unit_of_work() as uow:
+            crm = uow.integrations.add(Integration(name="CRM", type="salesforce"))
+            due = Schedule.once(hub.clock.now())
+            uow.sync_jobs.add(SyncJob(integration_id=crm.id, name="Übertrag", schedule=due))
+            uow.commit()
+    command = [str(Path(sys.executable).with_name("integration-hub")), "sync", "due", "--url", url]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, capture_output=True, env=environment, check=True)
+    assert shown.encode(encoding) in done.stdout
