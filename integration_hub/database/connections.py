@@ -13,7 +13,7 @@ import psycopg
 from sqlalchemy import Connection, Engine, event, exc
 from sqlalchemy.engine import ExceptionContext
 
-from integration_hub.database.faults import is_of_no_use
+from integration_hub.database.faults import is_of_no_use, name_file
 from integration_hub.database.json_operators import register_functions
 from integration_hub.domain.values import milliseconds
 
@@ -52,6 +52,10 @@ def prepare_sqlite(engine: Engine, lock_timeout: timedelta) -> None:
     def begin(connection: Connection) -> None:
         if not connection.get_execution_options().get(LAZY):
             connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    @event.listens_for(engine, "handle_error")
+    def name(context: ExceptionContext) -> None:
+        name_file(context.original_exception, engine.url.database)
 
 
 def keep_to_utc(engine: Engine) -> None:

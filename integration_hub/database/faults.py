@@ -11,7 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError, TimeoutError
+from sqlalchemy.exc import (
+    DBAPIError,
+    IntegrityError,
+    PendingRollbackError,
+    SQLAlchemyError,
+    TimeoutError,
+)
 
 from integration_hub.domain.errors import (
     DatabaseUnavailable,
@@ -23,6 +29,7 @@ from integration_hub.domain.errors import (
     StorageError,
 )
 
+ABORTED = "an earlier statement of this unit of work failed; roll back and start again"
 UPGRADE = "run `integration-hub db upgrade`, or hub.schema.upgrade()"
 
 _SERIALIZATION = {"40001", "40P01"}  # serialization_failure, deadlock_detected
@@ -31,10 +38,19 @@ _SCHEMA = {"42P01", "42703"}  # undefined_table, undefined_column
 _NO_SCHEMA = "3F000"  # invalid_schema_name
 _PRIVILEGE = "42501"  # insufficient_privilege
 _UNAVAILABLE = {"57P01", "57P02", "57P03", "53300", "25P03"}  # shut down, starting, too many, idle
+_RESOURCES = "53"  # the class of what has run out: the disk, memory, locks
 _CONNECTION = "08"  # the class of connection exceptions
 _CONSTRAINT, _DATA = "23", "22"  # the classes of constraint violations, and of data exceptions
 _MEANING, _SYNTAX = "42", "42601"  # the class of what a statement can't mean, and syntax_error
 _ABORTED = "25P02"  # in_failed_sql_transaction
+_SQLITE_FILE = (
+    "SQLITE_CANTOPEN",
+    "SQLITE_CORRUPT",
+    "SQLITE_FULL",
+    "SQLITE_IOERR",
+    "SQLITE_NOTADB",
+    "SQLITE_READONLY",
+)
 _READ_ONLY = "25006"  # read_only_sql_transaction
 
 
@@ -43,6 +59,8 @@ def fault(error: SQLAlchemyError) -> HubError:
     if isinstance(error, TimeoutError):
         message = "every pooled connection is in use and none came back in time; raise pool_size"
         return PoolExhausted(message)
+    if isinstance(error, PendingRollbackError):
+        return StorageError(ABORTED)
     if not isinstance(error, DBAPIError) or error.orig is None:
         return StorageError(f"the database layer failed ({type(error).__name__})")
     found = driver_fault(error.orig, is_lost=error.connection_invalidated)
@@ -78,8 +96,7 @@ def _postgres_fault(state: str | None, error: BaseException, is_lost: bool) -> H
         message = f"the database's user lacks a privilege: {_first_line(error)}"
         return StorageError(message, sqlstate=state)
     if state == _ABORTED:
-        message = "an earlier statement of this unit of work failed; roll back and start again"
-        return StorageError(message, sqlstate=state)
+        return StorageError(ABORTED, sqlstate=state)
     if state == _READ_ONLY:
         message = "the database takes no writes: it is a standby, or its sessions are read-only"
         return DatabaseUnavailable(message, sqlstate=state)
@@ -89,6 +106,9 @@ def _postgres_fault(state: str | None, error: BaseException, is_lost: bool) -> H
         is_lost = True
     if is_lost:
         message = f"the database can't be reached: {_first_line(error)}"
+        return DatabaseUnavailable(message, sqlstate=state)
+    if state is not None and state.startswith(_RESOURCES):
+        message = f"the database has run out of something: {_first_line(error)}"
         return DatabaseUnavailable(message, sqlstate=state)
     what = f"{kind}{_particulars(error, state)}"
     return StorageError(f"the database refused ({what})", sqlstate=state)
@@ -125,12 +145,18 @@ def is_of_no_use(error: BaseException | None) -> bool:
     return getattr(error, "sqlstate", None) == _READ_ONLY
 
 
+def name_file(error: BaseException, file: str | None) -> None:
+    """In an error of SQLite's, which does not say what file it is that it can't use."""
+    if getattr(error, "sqlite_errorname", "").startswith(_SQLITE_FILE):
+        error.args = (f"{error} ({file})",)
+
+
 def _sqlite_fault(name: str, text: str) -> HubError:
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return QueryTimeout("another writer held the SQLite file for longer than the lock limit")
     if any(words in text for words in ("no such table", "no such column", "has no column")):
         return _missing(text)
-    if name.startswith(("SQLITE_CANTOPEN", "SQLITE_NOTADB", "SQLITE_READONLY", "SQLITE_IOERR")):
+    if name.startswith(_SQLITE_FILE):
         return DatabaseUnavailable(f"the SQLite file can't be used: {text}")
     return StorageError(f"SQLite refused ({name})")
 
@@ -143,6 +169,12 @@ def _missing(words: str) -> SchemaOutOfDate:
 def _first_line(error: BaseException) -> str:
     # libpq's messages name host, port and user, and no password.
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def breaks_constraint(error: BaseException | None) -> bool:
+    """Whether it is what was to be stored that the database did not take."""
+    state: str | None = getattr(error, "sqlstate", None)
+    return isinstance(error, IntegrityError) or (state or "").startswith(_CONSTRAINT)
 
 
 def violated_constraint(error: BaseException | None) -> str | None:

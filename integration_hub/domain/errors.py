@@ -289,7 +289,7 @@ class StorageError(HubError):
 
 
 class DatabaseUnavailable(StorageError):
-    """No connection could be made, or the connection broke."""
+    """No connection could be made, or it broke, or the database has run out of room."""
 
     code = "database_unavailable"
     is_retryable = True

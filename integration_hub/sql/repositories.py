@@ -13,6 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Select, select
 
+from integration_hub.database.faults import breaks_constraint
 from integration_hub.domain.aggregate import Aggregate, checked_item
 from integration_hub.domain.errors import (
     DuplicateId,
@@ -94,6 +95,8 @@ class SqlRepository(Generic[A, F]):
                 else:
                     execute_many(connection, self.STATEMENTS.insert_all, self._mapper, new)
         except StorageError as error:
+            if not breaks_constraint(error.__cause__):
+                raise
             self._require_parents(new)
             raise self._clash(new, instead=error) from error
         return len(new)

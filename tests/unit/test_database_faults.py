@@ -27,7 +27,10 @@ MEANINGS: dict[str, type[HubError]] = {
     "57P01": DatabaseUnavailable,
     "57P02": DatabaseUnavailable,
     "57P03": DatabaseUnavailable,
+    "53100": DatabaseUnavailable,
+    "53200": DatabaseUnavailable,
     "53300": DatabaseUnavailable,
+    "53400": DatabaseUnavailable,
     "25P03": DatabaseUnavailable,
     "08006": DatabaseUnavailable,
 }
@@ -41,6 +44,13 @@ def test_a_fault_is_told_by_its_code_and_keeps_it(state: str, is_lost: bool) -> 
     assert type(told) is (DatabaseUnavailable if is_lost and is_plain else MEANINGS[state])
     assert isinstance(told, StorageError)
     assert told.sqlstate == state
+
+
+def test_what_the_server_has_run_out_of_is_told_in_its_words() -> None:
+    told = driver_fault(psycopg.errors.DiskFull("could not extend file: No space left on device"))
+    assert told.message.endswith(
+        "has run out of something: could not extend file: No space left on device"
+    )
 
 
 @pytest.mark.parametrize("state", ["42P01", "42703", "3F000"])
