@@ -23,6 +23,7 @@ from integration_hub.database.clock import DatabaseClock
 from integration_hub.database.connections import begin_lazily
 from integration_hub.database.engine import DatabaseConnectionManager
 from integration_hub.database.faults import (
+    ABORTED,
     driver_fault,
     fault,
     is_of_no_use,
@@ -59,6 +60,7 @@ from integration_hub.sql.secrets import (
     SqliteSecretRepository,
     SqlSecretRepository,
 )
+from integration_hub.sql.session import HandedOut
 from integration_hub.sql.sync_runs import (
     PostgresSyncRunRepository,
     SqliteSyncRunRepository,
@@ -68,6 +70,7 @@ from integration_hub.sql.sync_runs import (
 _CURSOR = "integration_hub_cursor"
 MANY_ROWS = 1_000
 """A cursor that has had so many at once is not kept: its answer would lie there until the next."""
+_OVER = "the transaction that this unit of work joined was committed, or rolled back, meanwhile"
 _STATEMENTS = logging.getLogger("sqlalchemy.engine.Engine")
 
 
@@ -102,7 +105,7 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         self._is_atomic = atomic
         self._manager = manager
         self._joined = checked_session(session)
-        self._session: Session | None = None
+        self._session: HandedOut | None = None
         self._connection: Connection | None = None
         self._cursor: OwnCursor | None = None
         self._turn = RLock()  # so that threads that share this don't get each other's answers
@@ -191,17 +194,35 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
     def session(self) -> Session:
         """A Session in this very transaction, for a service's own models.
 
-        `commit()` flushes it and ends it; nothing else may commit it. The transaction begins.
+        The transaction begins. `commit()` flushes the Session, and ends it; its own `commit` and
+        `rollback` are refused, since they would end the unit of work behind its back. Within a
+        savepoint it can be used, but not asked for the first time.
         """
         connection = self.begun()
         if self._session is None:
-            self._session = Session(connection, join_transaction_mode="control_fully")
+            if connection.in_nested_transaction():
+                message = "a savepoint would end the Session of a unit of work with it"
+                raise StorageError(f"{message}; ask for `uow.session` before the savepoint")
+            self._session = HandedOut(connection, "control_fully")
+            self._cursor = None
         return self._session
 
     def connected(self) -> Connection:
         """The connection, taken from the pool at the first use."""
         self.require_active()
-        return self._connection or self._connect()
+        return self._whole(self._connection or self._connect())
+
+    def _whole(self, connection: Connection) -> Connection:
+        """The connection, if what was done by it can still be committed: what came next would be
+        stored without the rest.
+        """
+        if self._is_undone(connection):
+            raise StorageError(ABORTED if self._joined is None else _OVER)
+        return connection
+
+    def _is_undone(self, connection: Connection) -> bool:
+        """Whether the transaction was rolled back, though the unit of work is not over."""
+        return self._session is not None and self._session.is_over
 
     def ready(self) -> Connection:
         """The connection, for a statement that is all that a call needs: it is stored by itself
@@ -217,7 +238,7 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
                 if not self.has_begun:
                     self._begin(connection)
                     self.has_begun = True
-        return connection
+        return self._whole(connection)
 
     def _begin(self, connection: Connection) -> None:
         if self._cursor is None:
@@ -244,12 +265,12 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
     def savepoint(self) -> Iterator[None]:
         """A block whose changes are undone if it is left by an exception."""
         connection = self.begun()
-        with self.faults():
-            nested = connection.begin_nested()
+        with self.faults():  # a Session has to know of it, so as to forget what is undone
+            nested = (self._session or connection).begin_nested()
         try:
             yield
         except BaseException:
-            if self.state == "active":
+            if self.state == "active" and not self._is_undone(connection):
                 with self.faults():
                     nested.rollback()
             raise
@@ -268,7 +289,7 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
                 self._cursor = self._cursor_of(self._connection)
             else:
                 connection = joined_connection(self._joined, self._manager.engine)
-                self._session = Session(connection, join_transaction_mode="create_savepoint")
+                self._session = HandedOut(connection, "create_savepoint")
                 self._connection = self._session.connection()
                 self.has_begun = True
         return self._connection
@@ -294,9 +315,11 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
             self._leave()
 
     def _store(self) -> None:
+        if self._connection is not None:
+            self._whole(self._connection)
         with self.faults():
             if self._session is not None:
-                self._session.commit()
+                self._session.commit_all()
             elif self._connection is not None:
                 self._commit_own(self._connection)
 
@@ -367,3 +390,14 @@ class SqliteUnitOfWork(SqlUnitOfWork):
     MESSAGES = SqliteMessageRepository
     SECRETS = SqliteSecretRepository
     INBOX = SqliteInboxRepository
+
+    def _is_undone(self, connection: Connection) -> bool:
+        """SQLite rolls back all where it can't undo one statement alone, as on a full disk; see
+        https://sqlite.org/lang_transaction.html, section 3.
+        """
+        if super()._is_undone(connection):
+            return True
+        if not self.has_begun or self._joined is not None:
+            return False
+        driver: Any = connection.connection.driver_connection
+        return not driver.in_transaction

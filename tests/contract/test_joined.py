@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -108,6 +108,28 @@ def test_a_unit_of_work_that_is_given_up_takes_its_own_changes_alone(
         session.commit()
     assert names(hub) == ["kept"]
     assert orders(engine) == (2 if first == "the service writes first" else 1)
+
+
+@pytest.mark.parametrize(
+    ("end", "stored"), [(Session.commit, ["joined"]), (Session.rollback, []), (Session.close, [])]
+)
+def test_a_service_that_ends_its_transaction_ends_the_unit_of_work(
+    hub_and_engine: tuple[Hub, Engine], end: Callable[[Session], None], stored: list[str]
+) -> None:
+    hub, engine = hub_and_engine
+    with Session(engine) as session:
+        with hub.unit_of_work(session=session) as uow:
+            uow.integrations.add(IntegrationFactory.build(name="joined"))
+            end(session)
+            for act in (
+                lambda: uow.integrations.add(IntegrationFactory.build(name="too late")),
+                uow.integrations.count,
+                uow.commit,
+            ):
+                with pytest.raises(StorageError, match="joined was committed, or rolled back"):
+                    act()
+        session.commit()
+    assert names(hub) == stored
 
 
 def test_a_connection_can_be_joined_as_well(hub_and_engine: tuple[Hub, Engine]) -> None:
