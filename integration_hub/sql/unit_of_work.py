@@ -15,9 +15,9 @@ from threading import RLock
 from typing import Any, ClassVar, Self
 
 import psycopg
-from sqlalchemy import Connection, CursorResult, Executable
+from sqlalchemy import Connection, CursorResult, Executable, NestedTransaction
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, SessionTransaction
 
 from integration_hub.database.clock import DatabaseClock
 from integration_hub.database.connections import begin_lazily
@@ -71,6 +71,7 @@ _CURSOR = "integration_hub_cursor"
 MANY_ROWS = 1_000
 """A cursor that has had so many at once is not kept: its answer would lie there until the next."""
 _OVER = "the transaction that this unit of work joined was committed, or rolled back, meanwhile"
+_LOG = logging.getLogger("integration_hub.database")
 _STATEMENTS = logging.getLogger("sqlalchemy.engine.Engine")
 
 
@@ -110,6 +111,7 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         self._cursor: OwnCursor | None = None
         self._turn = RLock()  # so that threads that share this don't get each other's answers
         self.has_begun = False  # whether there is a transaction, so that it may yet be undone
+        self._is_broken = False
         self._news: set[str] = set()
         self.integrations = self.INTEGRATIONS(self)
         self.webhooks = self.WEBHOOKS(self)
@@ -222,7 +224,7 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
 
     def _is_undone(self, connection: Connection) -> bool:
         """Whether the transaction was rolled back, though the unit of work is not over."""
-        return self._session is not None and self._session.is_over
+        return self._is_broken or (self._session is not None and self._session.is_over)
 
     def ready(self) -> Connection:
         """The connection, for a statement that is all that a call needs: it is stored by itself
@@ -271,12 +273,23 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
             yield
         except BaseException:
             if self.state == "active" and not self._is_undone(connection):
-                with self.faults():
-                    nested.rollback()
+                self._undo(nested)
             raise
         if self.state == "active":
+            self._whole(connection)
             with self.faults():
                 nested.commit()
+
+    def _undo(self, nested: NestedTransaction | SessionTransaction) -> None:
+        """Roll back to a savepoint. Where that can't be done, as when a signal's handler has broken
+        off a statement, the unit of work is done for, and what led to it is raised.
+        """
+        try:
+            with self.faults():
+                nested.rollback()
+        except StorageError as error:
+            self._is_broken = True
+            _LOG.warning("a savepoint could not be rolled back: %s", error.message)
 
     # --- the Session --------------------------------------------------------------------------
 
@@ -342,9 +355,12 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
             if connection is not None and self._joined is None:
                 connection.close()
         except DBAPIError as error:
-            # The server rolls back what a lost connection had begun.
-            if not error.connection_invalidated:
+            if self._joined is not None and not error.connection_invalidated:
                 raise fault(error) from error
+            # What a connection of our own had begun, the server rolls back when that is given up.
+            if self._joined is None and connection is not None and not connection.closed:
+                connection.invalidate(error)
+                connection.close()
 
 
 class PostgresUnitOfWork(SqlUnitOfWork):

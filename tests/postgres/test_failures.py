@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 import time
 import traceback
@@ -609,3 +610,41 @@ def test_a_search_path_to_nowhere_is_told(hub_postgres_url: URL) -> None:
     with Hub.from_url(nowhere) as hub, pytest.raises(SchemaOutOfDate) as refused:
         hub.schema.upgrade()
     assert "search_path" in str(refused.value)
+
+
+class TimeIsUp(Exception):
+    """What a signal's handler raises: Celery's soft time limit, rq's timeout."""
+
+
+def time_is_up(*_: object) -> None:
+    raise TimeIsUp
+
+
+def test_what_a_signal_breaks_off_is_undone_and_its_reason_raised(hub_postgres_url: URL) -> None:
+    manager = DatabaseConnectionManager(hub_postgres_url)
+
+    def strike_who_waits() -> None:
+        deadline = time.monotonic() + 10
+        while not waiting(manager) and time.monotonic() < deadline:
+            pass
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    with Hub.from_url(hub_postgres_url) as hub, ThreadPoolExecutor(1) as pool:
+        crm = hub.run(lambda uow: uow.integrations.add(IntegrationFactory.build())).unwrap()
+        with hub.unit_of_work() as other, hub.unit_of_work() as uow:
+            other.integrations.save(crm.with_tags("other"))
+            uow.integrations.add(IntegrationFactory.build())
+            before = signal.signal(signal.SIGUSR1, time_is_up)
+            try:
+                struck = pool.submit(strike_who_waits)
+                with pytest.raises(TimeIsUp), uow.savepoint():
+                    uow.integrations.save(crm.with_tags("mine"))
+                struck.result()
+            finally:
+                signal.signal(signal.SIGUSR1, before)
+            with pytest.raises(StorageError, match="roll back and start again"):
+                uow.commit()
+            other.commit()
+        found = hub.run(lambda uow: uow.integrations.find()).unwrap()
+        assert [item.tags for item in found] == [("other",)]
+    manager.close()
