@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, ClassVar, Self, TypeVar
 from uuid import UUID
 
-from integration_hub.domain.errors import InvalidTransition, NotFound, ValidationError
+from integration_hub.domain.errors import InvalidTransition, NotFoundKind, ValidationError
 from integration_hub.domain.frozen import evolved, put
 from integration_hub.domain.frozen_json import checked_object
 from integration_hub.domain.values import (
@@ -42,7 +42,7 @@ class Aggregate:
     """
 
     KIND: ClassVar[str]
-    NOT_FOUND: ClassVar[type[NotFound]]
+    NOT_FOUND: ClassVar[NotFoundKind]
     TRANSITIONS: ClassVar[Mapping[str, frozenset[str]]]
     #: What an upsert leaves as it stands: the state that a thing is in, not what the thing is.
     STATE: ClassVar[frozenset[str]] = frozenset({"status", "status_changed_at", "error_message"})

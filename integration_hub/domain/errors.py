@@ -168,6 +168,10 @@ class NotFound(HubError):
         self.id = id
 
 
+NotFoundKind: TypeAlias = type[NotFound]
+"""With a name, since within a class that has a field `type` there is no other."""
+
+
 class IntegrationNotFound(NotFound):
     """No such integration; for a new webhook or sync job, its parent."""
 

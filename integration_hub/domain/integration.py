@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any, ClassVar
 
 from integration_hub.domain.aggregate import Aggregate, in_words
-from integration_hub.domain.errors import IntegrationNotFound, NotFound
+from integration_hub.domain.errors import IntegrationNotFound, NotFoundKind
 from integration_hub.domain.frozen import put
 from integration_hub.domain.frozen_json import checked_part
 from integration_hub.domain.values import checked_count, checked_slug, member
@@ -45,7 +45,7 @@ class Integration(Aggregate):
     """
 
     KIND: ClassVar[str] = "integration"
-    NOT_FOUND: ClassVar[type[NotFound]] = IntegrationNotFound
+    NOT_FOUND: ClassVar[NotFoundKind] = IntegrationNotFound
     TRANSITIONS: ClassVar[Mapping[str, frozenset[str]]] = {
         _S.PENDING: frozenset({_S.ACTIVE, _S.PAUSED, _S.ERROR, _S.ARCHIVED}),
         _S.ACTIVE: frozenset({_S.PAUSED, _S.ERROR, _S.ARCHIVED}),

@@ -15,7 +15,7 @@ from uuid import UUID
 from integration_hub.domain.aggregate import Aggregate
 from integration_hub.domain.errors import (
     InvalidSchedule,
-    NotFound,
+    NotFoundKind,
     SyncJobNotFound,
     ValidationError,
 )
@@ -70,7 +70,7 @@ class SyncJob(Aggregate):
     """
 
     KIND: ClassVar[str] = "sync job"
-    NOT_FOUND: ClassVar[type[NotFound]] = SyncJobNotFound
+    NOT_FOUND: ClassVar[NotFoundKind] = SyncJobNotFound
     STATE: ClassVar[frozenset[str]] = Aggregate.STATE | {
         "next_run_at",
         "last_run_at",

@@ -17,7 +17,7 @@ from uuid import UUID
 
 from integration_hub.domain.errors import (
     HubError,
-    NotFound,
+    NotFoundKind,
     RetriesExhausted,
     StatusError,
     SyncRunNotFound,
@@ -56,7 +56,7 @@ class SyncRun:
     """
 
     KIND: ClassVar[str] = "sync run"
-    NOT_FOUND: ClassVar[type[NotFound]] = SyncRunNotFound
+    NOT_FOUND: ClassVar[NotFoundKind] = SyncRunNotFound
 
     sync_job_id: UUID
     integration_id: UUID

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from integration_hub.domain.aggregate import Aggregate, in_words
-from integration_hub.domain.errors import NotFound, ValidationError, WebhookNotFound
+from integration_hub.domain.errors import NotFoundKind, ValidationError, WebhookNotFound
 from integration_hub.domain.frozen import put
 from integration_hub.domain.frozen_json import checked_part, stored_part
 from integration_hub.domain.values import (
@@ -115,7 +115,7 @@ class Webhook(Aggregate):
     """
 
     KIND: ClassVar[str] = "webhook"
-    NOT_FOUND: ClassVar[type[NotFound]] = WebhookNotFound
+    NOT_FOUND: ClassVar[NotFoundKind] = WebhookNotFound
     TRANSITIONS: ClassVar[Mapping[str, frozenset[str]]] = {
         _S.ACTIVE: frozenset({_S.PAUSED, _S.FAILING, _S.DISABLED}),
         _S.PAUSED: frozenset({_S.ACTIVE, _S.DISABLED}),

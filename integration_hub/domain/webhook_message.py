@@ -19,7 +19,7 @@ from integration_hub.domain.errors import (
     DeliveryNotFound,
     InvalidTransition,
     MessageNotFound,
-    NotFound,
+    NotFoundKind,
     ValidationError,
     WebhookNotFound,
 )
@@ -77,7 +77,7 @@ class WebhookMessage:
     """
 
     KIND: ClassVar[str] = "message"
-    NOT_FOUND: ClassVar[type[NotFound]] = MessageNotFound
+    NOT_FOUND: ClassVar[NotFoundKind] = MessageNotFound
 
     event_type: str
     payload: bytes = field(repr=False)
@@ -134,7 +134,7 @@ class WebhookDelivery:
     """
 
     KIND: ClassVar[str] = "delivery"
-    NOT_FOUND: ClassVar[type[NotFound]] = DeliveryNotFound
+    NOT_FOUND: ClassVar[NotFoundKind] = DeliveryNotFound
 
     message_id: UUID
     webhook_id: UUID
@@ -216,7 +216,7 @@ class WebhookAttempt:
     """One try at a delivery, and what came back: the status, and the first KiB of the body."""
 
     KIND: ClassVar[str] = "attempt"
-    NOT_FOUND: ClassVar[type[NotFound]] = DeliveryNotFound
+    NOT_FOUND: ClassVar[NotFoundKind] = DeliveryNotFound
 
     delivery_id: UUID
     number: int
@@ -243,7 +243,7 @@ class WebhookHealth:
     """How an endpoint has done of late; one that has not failed since its last success has none."""
 
     KIND: ClassVar[str] = "webhook health"
-    NOT_FOUND: ClassVar[type[NotFound]] = WebhookNotFound
+    NOT_FOUND: ClassVar[NotFoundKind] = WebhookNotFound
 
     id: UUID  # that of the webhook
     failures: int = 0

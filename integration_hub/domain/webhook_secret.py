@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import ClassVar, Final
 from uuid import UUID
 
-from integration_hub.domain.errors import NotFound, ValidationError, WebhookNotFound
+from integration_hub.domain.errors import NotFoundKind, ValidationError, WebhookNotFound
 from integration_hub.domain.values import new_id
 
 SYMMETRIC: Final = "whsec_"
@@ -30,7 +30,7 @@ class WebhookSecret:
     """A secret of a webhook, valid until it expires; the newest one never does."""
 
     KIND: ClassVar[str] = "webhook secret"
-    NOT_FOUND: ClassVar[type[NotFound]] = WebhookNotFound
+    NOT_FOUND: ClassVar[NotFoundKind] = WebhookNotFound
 
     webhook_id: UUID
     secret: str = field(repr=False)
