@@ -19,7 +19,7 @@ from integration_hub.database.engine import DatabaseConnectionManager, PoolSetti
 from integration_hub.database.health import Health, SchemaRevision
 from integration_hub.database.notifications import PostgresWaiter
 from integration_hub.database.schema import DatabaseSchemaManager
-from integration_hub.domain.errors import HubError, SchemaOutOfDate, ValidationError
+from integration_hub.domain.errors import HubError, SchemaOutOfDate, StorageError, ValidationError
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.result import Result
 from integration_hub.http.client import HttpClient
@@ -37,6 +37,7 @@ from integration_hub.sql.unit_of_work import PostgresUnitOfWork, SqliteUnitOfWor
 T = TypeVar("T")
 ClientOptions: TypeAlias = Callable[[Integration], Mapping[str, Any] | None]
 MEMORY = "memory://"
+_CLOSED = "this hub is closed; make another"
 
 
 class Schema(Protocol):
@@ -190,6 +191,7 @@ class UnitOfWorkFactory:
 
     def __init__(self, store: Store, *, clock: Clock | None = None) -> None:
         self._store = store
+        self._is_closed = False
         self.clock = clock or store.clock
 
     @classmethod
@@ -207,6 +209,8 @@ class UnitOfWorkFactory:
         session: Joined | None = None,
         atomic: bool = True,
     ) -> UnitOfWork:
+        if self._is_closed:
+            raise StorageError(_CLOSED)
         return self._store.open(
             tenant=tenant, actor=actor, clock=self.clock, session=session, atomic=atomic
         )
@@ -216,8 +220,15 @@ class UnitOfWorkFactory:
         """The tables of the store; see `Hub.schema`."""
         return self._store.schema
 
+    def health(self) -> Health:
+        """See `Hub.health`."""
+        if self._is_closed:
+            return Health(ok=False, latency=timedelta(0), error=_CLOSED)
+        return self._store.health()
+
     def close(self) -> None:
-        """Close the connections of the store."""
+        """Close the connections of the store. It opens no unit of work any more."""
+        self._is_closed = True
         self._store.close()
 
 
@@ -409,12 +420,12 @@ class Hub:
 
     def health(self) -> Health:
         """How the store is, with its latency, version, pool and schema; raises nothing."""
-        return self._store.health()
+        return self._factory.health()
 
     def close(self) -> None:
-        """Close the connections. The hub can't be used afterwards."""
+        """Close the connections. To open a unit of work afterwards is a `StorageError`."""
         self._clients.close_all()
-        self._store.close()
+        self._factory.close()
 
     def __enter__(self) -> Self:
         return self

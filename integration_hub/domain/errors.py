@@ -242,9 +242,11 @@ class StaleVersion(HubError):
     code = "stale_version"
 
     def __init__(self, kind: str, id: UUID, expected: int, found: int) -> None:
+        way_out = "load it again and repeat the change"
+        if not expected:  # it was not loaded at all
+            way_out = f"change what add() gave, or {way_out}"
         super().__init__(
-            f"{kind} {id} was loaded as version {expected} and is version {found} by now; "
-            "load it again and repeat the change"
+            f"{kind} {id} was loaded as version {expected} and is version {found} by now; {way_out}"
         )
         self.kind = kind
         self.id = id

@@ -19,6 +19,7 @@ from integration_hub.domain.errors import (
     IntegrationNotFound,
     SerializationConflict,
     StaleVersion,
+    StorageError,
     UnitOfWorkClosed,
     ValidationError,
 )
@@ -379,6 +380,14 @@ class UnitOfWorkContract:
         assert errors[1] is None or isinstance(errors[1], IntegrationNotFound)
         with hub.unit_of_work() as uow:
             assert (uow.integrations.count(), uow.webhooks.count()) == (0, 0)
+
+    def test_a_hub_that_is_closed_opens_nothing_and_says_so(self, hub: Hub) -> None:
+        hub.close()
+        with pytest.raises(StorageError, match="this hub is closed"):
+            hub.unit_of_work()
+        assert isinstance(hub.run(lambda uow: uow.integrations.count()), Err)
+        assert (hub.health().ok, hub.health().error) == (False, "this hub is closed; make another")
+        hub.close()
 
     def test_replacing_a_field_checks_it(self, hub: Hub) -> None:
         with hub.unit_of_work() as uow:
