@@ -153,7 +153,8 @@ def name_file(error: BaseException, file: str | None) -> None:
 
 def _sqlite_fault(name: str, text: str) -> HubError:
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return QueryTimeout("another writer held the SQLite file for longer than the lock limit")
+        message = "another writer held the SQLite file for longer than the lock limit"
+        return QueryTimeout(f"{message}; it may be a unit of work of yours that is still open")
     if any(words in text for words in ("no such table", "no such column", "has no column")):
         return _missing(text)
     if name.startswith(_SQLITE_FILE):
