@@ -19,7 +19,7 @@ from integration_hub.database.engine import DatabaseConnectionManager, PoolSetti
 from integration_hub.database.health import Health, SchemaRevision
 from integration_hub.database.notifications import PostgresWaiter
 from integration_hub.database.schema import DatabaseSchemaManager
-from integration_hub.domain.errors import HubError, SchemaOutOfDate, StorageError, ValidationError
+from integration_hub.domain.errors import HubError, SchemaOutOfDate, StoreClosed, ValidationError
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.result import Result
 from integration_hub.http.client import HttpClient
@@ -210,7 +210,7 @@ class UnitOfWorkFactory:
         atomic: bool = True,
     ) -> UnitOfWork:
         if self._is_closed:
-            raise StorageError(_CLOSED)
+            raise StoreClosed(_CLOSED)
         return self._store.open(
             tenant=tenant, actor=actor, clock=self.clock, session=session, atomic=atomic
         )
@@ -379,7 +379,7 @@ class Hub:
         """The client for an integration's system, as its ``config["http"]`` has it, and the hub's
         `client_options`, which come first.
 
-        It is the object, or its id or name in the tenant. The unit of work that looks it
+        What is given is the object, or its id or name in the tenant. The unit of work that looks it
         up is closed before this returns, so that none is open while there is traffic. Each version
         of an integration has one client, shared by threads; a changed integration gets a fresh one,
         and of more than 500, the one that was not asked for the longest is made anew.
@@ -423,7 +423,7 @@ class Hub:
         return self._factory.health()
 
     def close(self) -> None:
-        """Close the connections. To open a unit of work afterwards is a `StorageError`."""
+        """Close the connections. To open a unit of work afterwards raises `StoreClosed`."""
         self._clients.close_all()
         self._factory.close()
 

@@ -28,6 +28,7 @@ from integration_hub.domain.errors import (
     SerializationConflict,
     StaleVersion,
     StorageError,
+    StoreClosed,
 )
 from integration_hub.ports.unit_of_work import Tenant, UnitOfWork
 from integration_hub.ports.waiting import Waiter
@@ -266,7 +267,8 @@ class Workforce(Generic[T, R]):
     def run_forever(self, waiter: Waiter) -> None:
         """Work until `stop`. Then claim nothing more, wait for the grace time, and let go.
 
-        A database that can't be reached is waited for; `SchemaOutOfDate` is raised.
+        A database that can't be reached is waited for; `SchemaOutOfDate` is raised, and
+        `StoreClosed`, where the hub is closed before it was stopped.
         """
         try:
             with ThreadPoolExecutor(self._concurrency) as pool:
@@ -352,7 +354,7 @@ class Workforce(Generic[T, R]):
             self._vain = 0 if claimed else min(self._vain + expects_work, _MOST_VAIN)
             is_all = len(claimed) < room
             rest = min(self._poll, max(self._shortest_rest(), self._due_in())) if is_all else 0.0
-        except SchemaOutOfDate:
+        except (SchemaOutOfDate, StoreClosed):
             raise
         except StorageError as error:
             self._log.warning("%s; trying again in %g s", error.message, self._poll)

@@ -5,6 +5,7 @@ May import: `faults`, `json_operators`, SQLAlchemy, psycopg.
 
 from __future__ import annotations
 
+import threading
 import time
 from datetime import timedelta
 from typing import Any, Final
@@ -78,6 +79,15 @@ def leave_standbys(engine: Engine) -> None:
     def check(context: ExceptionContext) -> None:
         if is_of_no_use(context.original_exception):
             context.is_disconnect = True
+
+
+def close_what_comes_back(engine: Engine, closed: threading.Event) -> None:
+    """Once its pool is closed: a connection that was lent out then has no other end."""
+
+    @event.listens_for(engine, "checkin")
+    def end(connection: object, record: Any) -> None:
+        if closed.is_set():
+            record.invalidate()
 
 
 def ping_after_rest(engine: Engine) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,7 @@ from sqlalchemy.pool import NullPool, PoolProxiedConnection, QueuePool
 from integration_hub.database.clock import DatabaseClock
 from integration_hub.database.connections import (
     LAZY,
+    close_what_comes_back,
     keep_to_utc,
     leave_standbys,
     ping_after_rest,
@@ -33,7 +35,7 @@ from integration_hub.database.connections import (
 from integration_hub.database.faults import faults_named
 from integration_hub.database.health import Health, PoolFigures
 from integration_hub.database.queries import QueryResult, answered, checked_parameters, mapped
-from integration_hub.domain.errors import HubError, StorageError, ValidationError
+from integration_hub.domain.errors import HubError, StoreClosed, ValidationError
 from integration_hub.domain.values import (
     checked_count,
     checked_duration,
@@ -142,11 +144,12 @@ class DatabaseConnectionManager:
         self._lock_timeout = checked_duration("lock_timeout", lock_timeout)
         self._application_name = application_name
         self._prepares = prepared_statements
-        self._is_closed = False
+        self._closed = threading.Event()
         self._remove_file = self._use_private_file()
         plain = self._make_engine(**self._pool_arguments())
         if self.pool.pre_ping:
             ping_after_rest(plain)
+        close_what_comes_back(plain, self._closed)
         self.engine: Engine = plain.execution_options(**self._begins())
         self._parents: list[object] = []
         if hasattr(os, "register_at_fork"):
@@ -167,7 +170,7 @@ class DatabaseConnectionManager:
     @property
     def is_connected(self) -> bool:
         """Whether the database answers now, and this was not closed."""
-        if self._is_closed:
+        if self._closed.is_set():
             return False
         try:
             with self.reading() as connection:
@@ -196,6 +199,7 @@ class DatabaseConnectionManager:
         for short questions, and waits for nobody: where all of the pool's are lent out, it is one
         beside the pool.
         """
+        self._check_open()
         pool = self.engine.pool
         assert isinstance(pool, QueuePool)
         is_used_up = not pool.checkedin() and pool.overflow() >= self.pool.max_overflow
@@ -242,7 +246,7 @@ class DatabaseConnectionManager:
         """Whether the database answers, how fast, its version and the pool's figures; at once, also
         where all connections are lent out.
         """
-        if self._is_closed:
+        if self._closed.is_set():
             return Health(ok=False, latency=timedelta(0), error=_CLOSED)
         version = "SHOW server_version" if self.is_postgres else "SELECT sqlite_version()"
         name = "PostgreSQL" if self.is_postgres else "SQLite"
@@ -277,16 +281,16 @@ class DatabaseConnectionManager:
     def close(self) -> None:
         """Close every connection that is not lent out; those that are, when they come back.
 
-        Afterwards `query`, `transaction` and `session` raise `StorageError`.
+        Afterwards whatever would need a connection raises `StoreClosed`.
         """
-        if not self._is_closed:
-            self._is_closed = True
+        if not self._closed.is_set():
+            self._closed.set()
             self.engine.dispose()
             self._remove_file()
 
     def _check_open(self) -> None:
-        if self._is_closed:
-            raise StorageError(_CLOSED)
+        if self._closed.is_set():
+            raise StoreClosed(_CLOSED)
 
     def leave_to_parent(self) -> None:
         """Forget the connections without closing them, which would tell the server to end them:

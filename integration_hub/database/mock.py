@@ -15,7 +15,7 @@ from sqlalchemy.sql.elements import TextClause
 
 from integration_hub.database.health import Health
 from integration_hub.database.queries import QueryResult, checked_parameters, mapped
-from integration_hub.domain.errors import HubError, StorageError, ValidationError
+from integration_hub.domain.errors import HubError, StoreClosed, ValidationError
 
 T = TypeVar("T")
 
@@ -93,7 +93,7 @@ class MockDatabaseConnection:
     def answer(self, sql: str, params: Mapping[str, Any] | None) -> QueryResult:
         """Record a statement and give its scripted answer."""
         if self._is_closed:
-            raise StorageError("this mock is closed")
+            raise StoreClosed("this mock is closed")
         self.queries.append(RecordedQuery(sql, dict(params or {})))
         for part, scripted, error in self._scripts:
             if part in sql:

@@ -190,7 +190,10 @@ class WebhookDispatcher:
         return self._workforce.run_due(has_old)
 
     def run_forever(self) -> None:
-        """Deliver until `stop` is called. A database that can't be reached is waited for."""
+        """Deliver until `stop` is called. A database that can't be reached is waited for.
+
+        Raises `SchemaOutOfDate`, and `StoreClosed` where the hub is closed meanwhile.
+        """
         with self._hub.waiter(DELIVERY_WORK) as waiter, self._client:
             self._workforce.run_forever(waiter)
 

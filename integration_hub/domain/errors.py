@@ -29,7 +29,8 @@ sessions, so that any layer may raise them; no message and no field holds a secr
     │   ├─ SerializationConflict  (retryable)
     │   ├─ PoolExhausted          (retryable)
     │   ├─ QueryTimeout
-    │   └─ SchemaOutOfDate
+    │   ├─ SchemaOutOfDate
+    │   └─ StoreClosed            one's own hub was closed
     └─ HttpError                  another system did not answer as it should
         ├─ ConnectionFailed       (retryable)
         ├─ TimedOut               (retryable)
@@ -330,6 +331,12 @@ class SchemaOutOfDate(StorageError):
         super().__init__(message)
         self.current = current
         self.head = head
+
+
+class StoreClosed(StorageError):
+    """The hub, or its connection manager, was closed; make another one."""
+
+    code = "store_closed"
 
 
 Phase: TypeAlias = Literal["pool", "connect", "read", "total"]

@@ -157,7 +157,8 @@ class SyncRunner:
     def run_forever(self) -> None:
         """Work until `stop` is called; then finish or give back, within the grace time.
 
-        A database that can't be reached is waited for. Raises `SchemaOutOfDate`.
+        A database that can't be reached is waited for. Raises `SchemaOutOfDate`, and
+        `StoreClosed` where the hub is closed meanwhile.
         """
         with self.hub.waiter(SYNC_WORK) as waiter, self._beating():
             self._workforce.run_forever(waiter)

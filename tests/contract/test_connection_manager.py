@@ -23,6 +23,7 @@ from integration_hub import (
     QueryTimeout,
     SchemaOutOfDate,
     StorageError,
+    StoreClosed,
     ValidationError,
 )
 from integration_hub.domain.values import LONGEST
@@ -247,7 +248,7 @@ def test_a_manager_that_is_closed_says_so(manager: DatabaseConnectionManager) ->
     health = closed.health()
     assert (closed.is_connected, health.ok) == (False, False)
     for use in (lambda: closed.query("SELECT 1"), closed.session, closed.transaction().__enter__):
-        with pytest.raises(StorageError, match="is closed; make another") as refused:
+        with pytest.raises(StoreClosed, match="is closed; make another") as refused:
             use()
         assert refused.value.message == health.error
 

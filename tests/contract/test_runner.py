@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import Any
@@ -22,6 +23,7 @@ from integration_hub import (
     LeaseLost,
     QueryTimeout,
     Schedule,
+    StoreClosed,
     SyncJob,
     SyncJobNotFound,
     SyncRun,
@@ -330,6 +332,18 @@ def test_a_handler_has_the_grace_time_to_finish_before_it_is_told_to_stop(each_h
     working.join(20)
     assert told == [False]
     assert job_of(each_hub, job).status == "completed"
+
+
+def test_a_runner_whose_hub_is_closed_ends_and_says_so(each_hub: Hub) -> None:
+    add_jobs(each_hub)
+    ran = threading.Event()
+    runner = SyncRunner(each_hub, {"crm": lambda context: ran.set()}, poll=0.05)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(runner.run_forever)
+        assert ran.wait(10)
+        each_hub.close()
+        with pytest.raises(StoreClosed):
+            running.result(20)
 
 
 def test_a_runner_that_waits_for_work_stops_at_once(each_hub: Hub) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from locks import waiting
-from sqlalchemy import URL, create_engine, event
+from sqlalchemy import URL, create_engine, event, text
 from sqlalchemy.exc import OperationalError
 
 from integration_hub import (
@@ -38,6 +38,7 @@ from integration_hub import (
     SchemaOutOfDate,
     SerializationConflict,
     StorageError,
+    StoreClosed,
     SyncOutcome,
     UnitOfWork,
     ValidationError,
@@ -138,14 +139,20 @@ def test_a_pool_with_nothing_left_says_so(hub_postgres_url: URL) -> None:
     manager.close()
 
 
-def test_close_leaves_no_connection_behind(hub_postgres_url: URL) -> None:
+@pytest.mark.parametrize("is_lent", [False, True])
+def test_close_leaves_no_connection_behind(hub_postgres_url: URL, *, is_lent: bool) -> None:
     name = "to_be_closed"
     manager = DatabaseConnectionManager(hub_postgres_url, application_name=name)
     observer = DatabaseConnectionManager(hub_postgres_url)
     count = "SELECT count(*) AS n FROM pg_stat_activity WHERE application_name = :name"
-    with manager.transaction():
+    with manager.transaction() as connection:
         assert observer.query(count, {"name": name}).rows == [{"n": 1}]
+        if is_lent:
+            manager.close()
+            assert connection.scalar(text("SELECT 1")) == 1
     manager.close()
+    with pytest.raises(StoreClosed):
+        manager.clock.now()
     deadline = time.monotonic() + 10
     while observer.query(count, {"name": name}).rows != [{"n": 0}]:
         assert time.monotonic() < deadline  # the server notices the end of a connection by itself

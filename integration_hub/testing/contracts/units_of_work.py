@@ -19,7 +19,7 @@ from integration_hub.domain.errors import (
     IntegrationNotFound,
     SerializationConflict,
     StaleVersion,
-    StorageError,
+    StoreClosed,
     UnitOfWorkClosed,
     ValidationError,
 )
@@ -383,7 +383,7 @@ class UnitOfWorkContract:
 
     def test_a_hub_that_is_closed_opens_nothing_and_says_so(self, hub: Hub) -> None:
         hub.close()
-        with pytest.raises(StorageError, match="this hub is closed"):
+        with pytest.raises(StoreClosed, match="this hub is closed"):
             hub.unit_of_work()
         assert isinstance(hub.run(lambda uow: uow.integrations.count()), Err)
         assert (hub.health().ok, hub.health().error) == (False, "this hub is closed; make another")
