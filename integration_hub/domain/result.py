@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Literal, NoReturn, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, NoReturn, TypeAlias, TypeVar
 
 T = TypeVar("T", covariant=True)
 E = TypeVar("E", bound=Exception, covariant=True)
@@ -36,7 +36,7 @@ class Ok(Generic[T]):
     def map(self, change: Callable[[T], U]) -> Ok[U]:
         return Ok(change(self.value))
 
-    def map_error(self, change: Callable[[Exception], Exception]) -> Ok[T]:
+    def map_error(self, change: Callable[[Any], Exception]) -> Ok[T]:
         return self
 
     def and_then(self, following: Callable[[T], Ok[U] | Err[F]]) -> Ok[U] | Err[F]:
@@ -61,13 +61,13 @@ class Err(Generic[E]):
     def unwrap_or(self, default: U) -> U:
         return default
 
-    def map(self, change: Callable[..., object]) -> Err[E]:
+    def map(self, change: Callable[[Any], object]) -> Err[E]:
         return self
 
     def map_error(self, change: Callable[[E], F]) -> Err[F]:
         return Err(change(self.error))
 
-    def and_then(self, following: Callable[..., object]) -> Err[E]:
+    def and_then(self, following: Callable[[Any], object]) -> Err[E]:
         return self
 
 
