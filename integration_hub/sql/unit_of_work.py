@@ -212,15 +212,14 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
     def connected(self) -> Connection:
         """The connection, taken from the pool at the first use."""
         self.require_active()
-        return self._whole(self._connection or self._connect())
+        connection = self._connection or self._connect()
+        self._require_whole(connection)
+        return connection
 
-    def _whole(self, connection: Connection) -> Connection:
-        """The connection, if what was done by it can still be committed: what came next would be
-        stored without the rest.
-        """
+    def _require_whole(self, connection: Connection) -> None:
+        """What was done can still be committed; or else what comes next would be without it."""
         if self._is_undone(connection):
             raise StorageError(ABORTED if self._joined is None else _OVER)
-        return connection
 
     def _is_undone(self, connection: Connection) -> bool:
         """Whether the transaction was rolled back, though the unit of work is not over."""
@@ -234,13 +233,13 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
 
     def begun(self) -> Connection:
         """The connection, with its transaction begun."""
-        connection = self._connection or self.connected()
+        connection = self.connected()
         if not self.has_begun:
             with self._turn, self.faults():
                 if not self.has_begun:
                     self._begin(connection)
                     self.has_begun = True
-        return self._whole(connection)
+        return connection
 
     def _begin(self, connection: Connection) -> None:
         if self._cursor is None:
@@ -276,7 +275,7 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
                 self._undo(nested)
             raise
         if self.state == "active":
-            self._whole(connection)
+            self._require_whole(connection)
             with self.faults():
                 nested.commit()
 
@@ -323,13 +322,13 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
 
     def _commit(self) -> None:
         try:
+            if self._connection is not None:
+                self._require_whole(self._connection)
             self._store()
         finally:
             self._leave()
 
     def _store(self) -> None:
-        if self._connection is not None:
-            self._whole(self._connection)
         with self.faults():
             if self._session is not None:
                 self._session.commit_all()

@@ -33,6 +33,12 @@ class OnPostgres:
         return hub_postgres
 
 
+def names(hub: Hub) -> list[str]:
+    """Those of the integrations that are stored."""
+    with hub.unit_of_work() as uow:
+        return sorted(item.name for item in uow.integrations.find())
+
+
 @contextmanager
 def side_by_side(
     server: URL, folder: Path, tables: Sequence[str], clock: ManualClock

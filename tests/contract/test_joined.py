@@ -10,9 +10,11 @@ import pytest
 from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.orm import Session
 
+from hubs import names
 from integration_hub import (
     DuplicateName,
     Hub,
+    Schedule,
     StorageError,
     SyncContext,
     SyncRunner,
@@ -41,11 +43,6 @@ def hub_and_engine(request: pytest.FixtureRequest) -> Iterator[tuple[Hub, Engine
     with engine.begin() as connection:
         connection.execute(text("DROP TABLE orders"))
     engine.dispose()
-
-
-def names(hub: Hub) -> list[str]:
-    with hub.unit_of_work() as uow:
-        return sorted(item.name for item in uow.integrations.find())
 
 
 def orders(engine: Engine) -> int:
@@ -119,7 +116,9 @@ def test_a_service_that_ends_its_transaction_ends_the_unit_of_work(
     hub, engine = hub_and_engine
     with Session(engine) as session:
         with hub.unit_of_work(session=session) as uow:
-            uow.integrations.add(IntegrationFactory.build(name="joined"))
+            crm = uow.integrations.add(IntegrationFactory.build(name="joined"))
+            due = Schedule.once(hub.clock.now())  # so that there is something to tell workers
+            uow.sync_jobs.add(SyncJobFactory.build(integration_id=crm.id, schedule=due))
             end(session)
             for act in (
                 lambda: uow.integrations.add(IntegrationFactory.build(name="too late")),

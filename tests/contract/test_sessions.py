@@ -9,6 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from hubs import names
 from integration_hub import Hub, Integration, StorageError
 from integration_hub.sql.mapping import INTEGRATIONS
 from integration_hub.sql.models import IntegrationRow
@@ -35,11 +36,6 @@ def row(uow: SqlUnitOfWork, name: str) -> IntegrationRow:
     """A model of the hub's own, as it stands for one of a service's."""
     made = named(name).added(tenant="default", actor="it", now=uow.clock.now())
     return IntegrationRow(**INTEGRATIONS.dump(made))
-
-
-def names(hub: Hub) -> list[str]:
-    with hub.unit_of_work() as uow:
-        return sorted(item.name for item in uow.integrations.find())
 
 
 def use(session: Session) -> None:
