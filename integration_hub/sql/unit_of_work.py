@@ -24,13 +24,14 @@ from integration_hub.database.connections import begin_lazily
 from integration_hub.database.engine import DatabaseConnectionManager
 from integration_hub.database.faults import (
     ABORTED,
+    LOST,
     driver_fault,
     fault,
     is_of_no_use,
     violated_constraint,
 )
 from integration_hub.database.notifications import tell
-from integration_hub.domain.errors import HubError, StorageError
+from integration_hub.domain.errors import DatabaseUnavailable, HubError, StorageError
 from integration_hub.ports.clock import Clock
 from integration_hub.ports.unit_of_work import Tenant, UnitOfWorkLifecycle
 from integration_hub.sql.aggregates import (
@@ -218,6 +219,8 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
 
     def _require_whole(self, connection: Connection) -> None:
         """What was done can still be committed; or else what comes next would be without it."""
+        if connection.invalidated:
+            raise DatabaseUnavailable(LOST)
         if self._is_undone(connection):
             raise StorageError(ABORTED if self._joined is None else _OVER)
 

@@ -17,8 +17,10 @@ from pathlib import Path
 import psycopg
 import pytest
 from locks import waiting
-from sqlalchemy import URL, create_engine, event, text
+from sqlalchemy import URL, create_engine, event, select, text
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
 
 from integration_hub import (
     AttemptOutcome,
@@ -241,6 +243,42 @@ def test_a_connection_that_is_cut_is_told_and_the_next_one_works(
     with hub_postgres.unit_of_work() as uow:
         assert [each.name for each in uow.integrations.find()] == ["kept"]
     assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("opened", ["nothing", "session", "joined"])
+@pytest.mark.parametrize("is_told", [True, False])
+def test_who_goes_on_after_a_connection_was_cut_is_told_so_again(
+    hub_postgres: Hub, hub_postgres_url: URL, opened: str, *, is_told: bool
+) -> None:
+    def lose_connection(uow: UnitOfWork) -> LookupError:
+        cut_connections(hub_postgres_url)
+        if is_told:  # or else the savepoint's end is the first to notice
+            with pytest.raises(DatabaseUnavailable):
+                uow.integrations.count()
+        return LookupError()
+
+    engine = create_engine(hub_postgres_url, poolclass=NullPool)
+    with Session(engine) as outer:
+        joined = outer if opened == "joined" else None
+        with hub_postgres.unit_of_work(session=joined) as uow:
+            if opened == "session":
+                assert isinstance(uow, PostgresUnitOfWork)
+                assert uow.session
+            uow.integrations.add(IntegrationFactory())
+            with pytest.raises(LookupError), uow.savepoint():
+                raise lose_connection(uow)
+            calls: list[Callable[[], object]] = [
+                uow.integrations.count,
+                lambda: uow.integrations.add(IntegrationFactory()),
+                lambda: uow.savepoint().__enter__(),
+                lambda: list(uow.integrations.stream()),
+                uow.commit,
+            ]
+            for call in calls:
+                with pytest.raises(DatabaseUnavailable):
+                    call()
+    with Session(engine) as afterwards:
+        assert afterwards.scalars(select(IntegrationRow)).all() == []
 
 
 def test_who_listens_to_statements_or_logs_them_hears_all(
