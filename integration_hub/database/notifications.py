@@ -37,7 +37,8 @@ def tell(driver: psycopg.Connection[Any], channels: Iterable[str]) -> None:
         if result.status != ExecStatus.COMMAND_OK:
             raise psycopg.errors.error_from_result(result)
     except psycopg.Error as error:
-        _LOG.warning("workers are not told of work: %s", driver_fault(error).message)
+        told = driver_fault(error, is_lost=bool(driver.closed))
+        _LOG.warning("workers are not told of work: %s", told.message)
 
 
 class PostgresWaiter(Waiter):
