@@ -185,19 +185,23 @@ def test_every_message_arrives_whoever_is_killed(
     publishing.start()
     deadline = time.monotonic() + 240
     kills, seen = 0, 0
-    while publishing.is_alive() or open_deliveries(hub):
-        assert time.monotonic() < deadline
-        dispatchers[0].join(0.1)
-        if kills < KILLS and len(endpoints.seen) - seen > 250:
-            seen = len(endpoints.seen)
-            at = chance.randrange(DISPATCHERS)
-            os.kill(dispatchers[at].pid, signal.SIGKILL)
-            dispatchers[at].join()
-            dispatchers[at] = start(at)
-            kills += 1
-    for process in dispatchers:
-        process.terminate()  # SIGTERM: they end by themselves
-        process.join(30)
+    try:
+        while publishing.is_alive() or open_deliveries(hub):
+            assert time.monotonic() < deadline
+            dispatchers[0].join(0.1)
+            if kills < KILLS and len(endpoints.seen) - seen > 250:
+                seen = len(endpoints.seen)
+                at = chance.randrange(DISPATCHERS)
+                os.kill(dispatchers[at].pid, signal.SIGKILL)
+                dispatchers[at].join()
+                dispatchers[at] = start(at)
+                kills += 1
+        for process in dispatchers:
+            process.terminate()  # SIGTERM: they end by themselves
+            process.join(30)
+    finally:
+        for process in dispatchers:
+            process.kill()  # after a failure they would go on
     assert [process.exitcode for process in dispatchers] == [0] * DISPATCHERS
     assert kills >= KILLS / 2
 
