@@ -11,11 +11,13 @@ from datetime import timedelta
 from typing import Any, Final
 
 import psycopg
+from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Engine, event, exc
 from sqlalchemy.engine import ExceptionContext
 
-from integration_hub.database.faults import is_of_no_use, name_file
+from integration_hub.database.faults import ABORTED, is_of_no_use, name_file
 from integration_hub.database.json_operators import register_functions
+from integration_hub.domain.errors import StorageError
 from integration_hub.domain.values import milliseconds
 
 LAZY: Final = "integration_hub_lazy"
@@ -31,6 +33,34 @@ def begin_lazily(connection: Connection) -> None:
     """
     is_sqlite = connection.dialect.name == "sqlite"
     connection.exec_driver_sql("BEGIN IMMEDIATE" if is_sqlite else "BEGIN")
+
+
+def has_failed(connection: Connection) -> bool:
+    """Whether a commit would not store all that was done since the transaction began.
+
+    After a statement that failed, Postgres answers it with "ROLLBACK", which is no error; see
+    https://www.postgresql.org/docs/current/sql-commit.html. In SQLite such a statement fails alone,
+    or else there is no transaction any more, and what came after was stored by itself; see
+    https://sqlite.org/lang_transaction.html, section 3.
+    """
+    driver: Any = connection.connection.driver_connection
+    if isinstance(driver, psycopg.Connection):
+        return driver.pgconn.transaction_status == TransactionStatus.INERROR
+    return not driver.in_transaction
+
+
+def refuse_to_commit_in_part(engine: Engine) -> None:
+    """Whatever commits by this engine: somebody may have caught the error of a statement."""
+
+    @event.listens_for(engine, "commit")
+    def check(connection: Connection) -> None:
+        if _is_over(connection):
+            raise StorageError(ABORTED)
+
+
+def _is_over(connection: Connection) -> bool:
+    """Whether the transaction is, for those engines that begin one at once."""
+    return not connection.get_execution_options().get(LAZY) and has_failed(connection)
 
 
 def prepare_sqlite(engine: Engine, lock_timeout: timedelta) -> None:
@@ -55,8 +85,13 @@ def prepare_sqlite(engine: Engine, lock_timeout: timedelta) -> None:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     @event.listens_for(engine, "handle_error")
-    def name(context: ExceptionContext) -> None:
+    def check(context: ExceptionContext) -> None:
         name_file(context.original_exception, engine.url.database)
+        connection = context.connection
+        if connection is not None and _is_over(connection):
+            # SQLAlchemy refuses what comes next then, which would be stored by itself.
+            context.is_disconnect = True
+            context.invalidate_pool_on_disconnect = False
 
 
 def keep_to_utc(engine: Engine) -> None:

@@ -31,6 +31,7 @@ from integration_hub.database.connections import (
     leave_standbys,
     ping_after_rest,
     prepare_sqlite,
+    refuse_to_commit_in_part,
 )
 from integration_hub.database.faults import faults_named
 from integration_hub.database.health import Health, PoolFigures
@@ -185,7 +186,9 @@ class DatabaseConnectionManager:
     def transaction(self) -> Iterator[Connection]:
         """A connection in a transaction, committed at the end, rolled back by an exception.
 
-        Faults of the database come as `StorageError` and its children.
+        Faults of the database come as `StorageError` and its children. One that you catch within
+        has ended the transaction: its commit is a `StorageError` then, and nothing is stored. Try
+        things in ``connection.begin_nested()``, a savepoint.
         """
         self._check_open()
         with faults_named(), self.engine.begin() as connection:
@@ -334,6 +337,7 @@ class DatabaseConnectionManager:
             leave_standbys(engine)
         else:
             prepare_sqlite(engine, self._lock_timeout)
+        refuse_to_commit_in_part(engine)
         return engine
 
     def _postgres_arguments(self) -> dict[str, Any]:

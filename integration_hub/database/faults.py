@@ -29,7 +29,7 @@ from integration_hub.domain.errors import (
     StorageError,
 )
 
-ABORTED = "an earlier statement of this unit of work failed; roll back and start again"
+ABORTED = "an earlier statement of this transaction failed; roll back and start again"
 LOST = "the database can't be reached: the connection was lost; start again"
 UPGRADE = "run `integration-hub db upgrade`, or hub.schema.upgrade()"
 

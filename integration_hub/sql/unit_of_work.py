@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session, SessionTransaction
 
 from integration_hub.database.clock import DatabaseClock
-from integration_hub.database.connections import begin_lazily
+from integration_hub.database.connections import begin_lazily, has_failed
 from integration_hub.database.engine import DatabaseConnectionManager
 from integration_hub.database.faults import (
     ABORTED,
@@ -71,6 +71,7 @@ from integration_hub.sql.sync_runs import (
 _CURSOR = "integration_hub_cursor"
 MANY_ROWS = 1_000
 """A cursor that has had so many at once is not kept: its answer would lie there until the next."""
+_FAILED_WITHIN = "an earlier statement within this savepoint failed; what it had done is undone"
 _OVER = "the transaction that this unit of work joined was committed, or rolled back, meanwhile"
 _LOG = logging.getLogger("integration_hub.database")
 _STATEMENTS = logging.getLogger("sqlalchemy.engine.Engine")
@@ -228,6 +229,12 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
         """Whether the transaction was rolled back, though the unit of work is not over."""
         return self._is_broken or (self._session is not None and self._session.is_over)
 
+    def _require_unfailed(self, connection: Connection, problem: str = ABORTED) -> None:
+        """And no statement has failed. Asked at the end: what comes next is refused anyway."""
+        self._require_whole(connection)
+        if self.has_begun and has_failed(connection):
+            raise StorageError(problem)
+
     def ready(self) -> Connection:
         """The connection, for a statement that is all that a call needs: it is stored by itself
         where what the calls do need not be stored together, and no transaction has begun.
@@ -273,14 +280,25 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
             nested = (self._session or connection).begin_nested()
         try:
             yield
+            if self.state == "active":
+                self._require_unfailed(connection, _FAILED_WITHIN)
         except BaseException:
             if self.state == "active" and not self._is_undone(connection):
                 self._undo(nested)
             raise
         if self.state == "active":
-            self._require_whole(connection)
+            self._release(connection, nested)
+
+    def _release(
+        self, connection: Connection, nested: NestedTransaction | SessionTransaction
+    ) -> None:
+        """End a savepoint. Where that can't be done, it can't be rolled back to either."""
+        try:
             with self.faults():
                 nested.commit()
+        except StorageError:
+            self._is_broken = connection.invalidated or has_failed(connection)
+            raise
 
     def _undo(self, nested: NestedTransaction | SessionTransaction) -> None:
         """Roll back to a savepoint. Where that can't be done, as when a signal's handler has broken
@@ -326,7 +344,7 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
     def _commit(self) -> None:
         try:
             if self._connection is not None:
-                self._require_whole(self._connection)
+                self._require_unfailed(self._connection)
             self._store()
         finally:
             self._leave()

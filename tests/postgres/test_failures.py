@@ -17,8 +17,8 @@ from pathlib import Path
 import psycopg
 import pytest
 from locks import waiting
-from sqlalchemy import URL, create_engine, event, select, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import URL, Connection, create_engine, event, select, text
+from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
@@ -279,6 +279,125 @@ def test_who_goes_on_after_a_connection_was_cut_is_told_so_again(
                     call()
     with Session(engine) as afterwards:
         assert afterwards.scalars(select(IntegrationRow)).all() == []
+
+
+@pytest.fixture
+def taken(hub_postgres: Hub) -> Iterator[Integration]:
+    """An integration whose row another transaction keeps."""
+    with hub_postgres.unit_of_work() as uow:
+        item = uow.integrations.add(IntegrationFactory(name="taken"))
+        uow.commit()
+    with hub_postgres.unit_of_work() as other:
+        other.integrations.save(item)
+        yield item
+
+
+def names_in(manager: DatabaseConnectionManager) -> set[str]:
+    return {row["name"] for row in manager.query("SELECT name FROM integrations").rows}
+
+
+@pytest.mark.parametrize("opened", ["nothing", "session", "joined", "traced"])
+def test_what_has_failed_is_never_said_to_be_stored(
+    hub_postgres_url: URL, taken: Integration, opened: str
+) -> None:
+    manager = DatabaseConnectionManager(hub_postgres_url, lock_timeout=0.05)
+    if opened == "traced":
+        event.listen(manager.lazy_engine, "before_cursor_execute", lambda *_: None)
+    with manager.session() as outer:
+        joined = outer if opened == "joined" else None
+        with PostgresUnitOfWork(manager, session=joined) as uow:
+            if opened == "session":
+                assert uow.session
+            uow.integrations.add(IntegrationFactory(name="lost"))
+            with pytest.raises(QueryTimeout):
+                uow.integrations.save(taken)
+            with pytest.raises(StorageError, match="roll back and start again"):
+                uow.commit()
+        if joined is not None:
+            assert joined.scalar(select(1)) == 1  # and what it had done can be committed
+    assert names_in(manager) == {"taken"}
+    with PostgresUnitOfWork(manager) as uow:
+        if opened == "session":
+            assert uow.session
+        uow.integrations.add(IntegrationFactory(name="stored"))
+        with pytest.raises(StorageError, match="within this savepoint failed"), uow.savepoint():
+            wait_in_vain(uow, taken)
+        uow.commit()
+    assert names_in(manager) == {"taken", "stored"}
+    manager.close()
+
+
+def wait_in_vain(uow: UnitOfWork, taken: Integration) -> None:
+    uow.integrations.add(IntegrationFactory(name="undone"))
+    with pytest.raises(QueryTimeout):
+        uow.integrations.save(taken)
+
+
+def test_a_name_that_is_taken_while_it_is_saved_ends_the_unit_of_work(
+    hub_postgres: Hub, hub_postgres_url: URL
+) -> None:
+    manager = DatabaseConnectionManager(hub_postgres_url)
+    with hub_postgres.unit_of_work() as uow:
+        mine = uow.integrations.add(IntegrationFactory(name="mine"))
+        uow.commit()
+    with ThreadPoolExecutor(1) as pool, hub_postgres.unit_of_work() as uow:
+        uow.integrations.add(IntegrationFactory(name="lost"))
+        with hub_postgres.unit_of_work() as other:
+            other.integrations.add(IntegrationFactory(name="theirs"))
+            renamed = pool.submit(uow.integrations.save, mine.rename("theirs"))
+            deadline = time.monotonic() + 10
+            while not waiting(manager):
+                assert time.monotonic() < deadline
+            other.commit()
+        with pytest.raises(DuplicateName):
+            renamed.result()
+        with pytest.raises(StorageError, match="roll back and start again"):
+            uow.commit()
+    assert names_in(manager) == {"mine", "theirs"}
+    manager.close()
+
+
+def test_a_savepoint_that_is_gone_ends_the_unit_of_work(hub_postgres: Hub) -> None:
+    with hub_postgres.unit_of_work() as uow:
+        assert isinstance(uow, PostgresUnitOfWork)
+        session = uow.session
+        uow.integrations.add(IntegrationFactory())
+        with pytest.raises(StorageError, match="InvalidSavepointSpecification"), uow.savepoint():
+            session.execute(text("RELEASE SAVEPOINT sa_savepoint_1"))
+        for call in (uow.savepoint().__enter__, uow.commit):
+            with pytest.raises(StorageError, match="roll back and start again"):
+                call()
+    with hub_postgres.unit_of_work() as uow:
+        assert uow.integrations.count() == 0
+
+
+def test_a_transaction_of_the_manager_s_is_stored_as_a_whole(hub_postgres_url: URL) -> None:
+    manager = DatabaseConnectionManager(hub_postgres_url)
+
+    def divide(connection: Connection) -> None:
+        with pytest.raises(DataError):
+            connection.execute(text("SELECT 1/0"))
+
+    def write() -> None:
+        with manager.transaction() as connection:
+            connection.execute(text("CREATE TABLE lost (a INT)"))
+            divide(connection)
+
+    with pytest.raises(StorageError, match="roll back and start again"):
+        write()
+    with manager.session() as session:
+        divide(session.connection())
+        with pytest.raises(StorageError, match="roll back and start again"):
+            session.commit()
+        session.rollback()
+        assert session.scalar(select(1)) == 1
+        session.commit()
+    with manager.transaction() as connection:
+        with connection.begin_nested() as nested:
+            divide(connection)
+            nested.rollback()
+        assert connection.scalar(text("SELECT to_regclass('lost')")) is None
+    manager.close()
 
 
 def test_who_listens_to_statements_or_logs_them_hears_all(

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from integration_hub import (
     DatabaseConnectionManager,
@@ -131,3 +132,24 @@ def test_what_sqlite_gives_up_as_a_whole_is_not_stored_in_part(
                 act()
         assert uow.state == "rolled_back"
     assert count(manager) == 0
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_so_it_is_in_a_transaction_of_the_manager_s(
+    manager: DatabaseConnectionManager, *, goes_on: bool
+) -> None:
+    with manager.transaction() as connection:
+        connection.exec_driver_sql("CREATE TABLE notes (note BLOB)")
+    limit_pages(manager, 1)
+
+    def fill() -> None:
+        with manager.transaction() as connection:
+            connection.exec_driver_sql("INSERT INTO notes VALUES ('before')")
+            with pytest.raises(OperationalError, match="disk is full"):
+                connection.exec_driver_sql(f"INSERT INTO notes VALUES (zeroblob({50 * PAGE}))")
+            if goes_on:
+                connection.exec_driver_sql("INSERT INTO notes VALUES ('after')")
+
+    with pytest.raises(StorageError, match="roll back and start again"):
+        fill()
+    assert manager.query("SELECT * FROM notes").rows == []
