@@ -95,7 +95,11 @@ class UnitOfWork(Protocol):
     def actor(self) -> str: ...
 
     def commit(self) -> None:
-        """Store all changes. If it raises, nothing was stored; the unit of work is over."""
+        """Store all changes. If it raises, nothing was stored; the unit of work is over.
+
+        Only where the connection is lost before the database has answered, nobody knows; the
+        `DatabaseUnavailable` says so.
+        """
         ...
 
     def rollback(self) -> None: ...

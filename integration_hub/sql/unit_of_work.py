@@ -350,11 +350,17 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
             self._leave()
 
     def _store(self) -> None:
-        with self.faults():
-            if self._session is not None:
-                self._session.commit_all()
-            elif self._connection is not None:
-                self._commit_own(self._connection)
+        try:
+            with self.faults():
+                if self._session is not None:
+                    self._session.commit_all()
+                elif self._connection is not None:
+                    self._commit_own(self._connection)
+        except DatabaseUnavailable as error:
+            if self._joined is not None or not self.has_begun:
+                raise
+            message = f"{error.message}; whether this was stored is not known"
+            raise DatabaseUnavailable(message, sqlstate=error.sqlstate) from error.__cause__
 
     def _commit_own(self, connection: Connection) -> None:
         if self._cursor is None or connection.in_transaction():

@@ -240,6 +240,7 @@ def test_a_connection_that_is_cut_is_told_and_the_next_one_works(
         with pytest.raises(DatabaseUnavailable) as told:
             calls[moment](uow)
     assert told.value.is_retryable
+    assert ("whether this was stored is not known" in told.value.message) == (moment == "commit")
     with hub_postgres.unit_of_work() as uow:
         assert [each.name for each in uow.integrations.find()] == ["kept"]
     assert "Traceback" not in caplog.text
