@@ -181,14 +181,9 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
 
     def _broken_by(self, error: psycopg.Error) -> HubError:
         """What a fault means that came past SQLAlchemy, which must know of a lost connection."""
-        connection = self._connection
         is_lost = self._cursor is not None and bool(self._cursor.connection.closed)
-        if (
-            (is_lost or is_of_no_use(error))
-            and connection is not None
-            and not connection.invalidated
-        ):
-            connection.invalidate(error)
+        if self._connection is not None and (is_lost or is_of_no_use(error)):
+            self._connection.invalidate(error)
         return driver_fault(error, is_lost=is_lost)
 
     def announce(self, channel: str) -> None:
@@ -382,7 +377,8 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
                 connection.close()
         except DBAPIError as error:
             if self._joined is not None and not error.connection_invalidated:
-                raise fault(error) from error
+                is_over = connection is not None and self._is_undone(connection)
+                raise (StorageError(_OVER) if is_over else fault(error)) from error
             # What a connection of our own had begun, the server rolls back when that is given up.
             if self._joined is None and connection is not None and not connection.closed:
                 connection.invalidate(error)
@@ -437,9 +433,4 @@ class SqliteUnitOfWork(SqlUnitOfWork):
         """SQLite rolls back all where it can't undo one statement alone, as on a full disk; see
         https://sqlite.org/lang_transaction.html, section 3.
         """
-        if super()._is_undone(connection):
-            return True
-        if not self.has_begun or self._joined is not None:
-            return False
-        driver: Any = connection.connection.driver_connection
-        return not driver.in_transaction
+        return super()._is_undone(connection) or (self.has_begun and has_failed(connection))

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import create_engine, event
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
 
 from integration_hub import (
     DatabaseConnectionManager,
@@ -131,6 +135,28 @@ def test_what_sqlite_gives_up_as_a_whole_is_not_stored_in_part(
             with pytest.raises(StorageError, match="roll back and start again"):
                 act()
         assert uow.state == "rolled_back"
+    assert count(manager) == 0
+
+
+def test_so_it_is_in_a_transaction_that_was_joined(
+    manager: DatabaseConnectionManager, file: Path
+) -> None:
+    theirs = create_engine(f"sqlite:///{file}", poolclass=NullPool)
+
+    @event.listens_for(theirs, "connect")
+    def prepare(connection: Any, record: object) -> None:
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA max_page_count = 1")
+
+    with Session(theirs) as session:
+        with SqliteUnitOfWork(manager, session=session) as uow:
+            add(uow)
+            with pytest.raises(DatabaseUnavailable, match="disk is full"):
+                uow.integrations.add(IntegrationFactory.build(config={"n": "n" * 50 * PAGE}))
+            for act in (lambda: add(uow), uow.commit):
+                with pytest.raises(StorageError, match="rolled back"):
+                    act()
+        session.commit()
     assert count(manager) == 0
 
 
