@@ -5,6 +5,7 @@ May import: `faults`, `json_operators`, SQLAlchemy, psycopg.
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from datetime import timedelta
@@ -91,7 +92,6 @@ def prepare_sqlite(engine: Engine, lock_timeout: timedelta) -> None:
         if connection is not None and _is_over(connection):
             # SQLAlchemy refuses what comes next then, which would be stored by itself.
             context.is_disconnect = True
-            context.invalidate_pool_on_disconnect = False
 
 
 def keep_to_utc(engine: Engine) -> None:
@@ -139,9 +139,5 @@ def ping_after_rest(engine: Engine) -> None:
             return
         try:
             engine.dialect.do_ping(connection)
-        except Exception as error:
-            if not engine.dialect.loaded_dbapi or not isinstance(
-                error, engine.dialect.loaded_dbapi.Error
-            ):
-                raise
+        except (psycopg.Error, sqlite3.Error) as error:
             raise exc.DisconnectionError from error

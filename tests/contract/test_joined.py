@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import URL, Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from hubs import names
@@ -22,6 +23,7 @@ from integration_hub import (
 )
 from integration_hub.sql.mapping import INTEGRATIONS
 from integration_hub.sql.models import IntegrationRow
+from integration_hub.sql.unit_of_work import SqlUnitOfWork
 from integration_hub.testing import IntegrationFactory, SyncJobFactory, WebhookFactory
 
 
@@ -129,6 +131,27 @@ def test_a_service_that_ends_its_transaction_ends_the_unit_of_work(
                     act()
         session.commit()
     assert names(hub) == stored
+
+
+def test_a_flush_that_fails_ends_the_unit_of_work_and_not_the_service_s_transaction(
+    hub_and_engine: tuple[Hub, Engine],
+) -> None:
+    hub, engine = hub_and_engine
+    with Session(engine) as session:
+        session.execute(text("INSERT INTO orders VALUES (1)"))
+        with hub.unit_of_work(session=session) as uow:
+            assert isinstance(uow, SqlUnitOfWork)
+            item = uow.integrations.add(IntegrationFactory(name="undone"))
+            uow.session.add(IntegrationRow(**INTEGRATIONS.dump(item)))
+            with pytest.raises(IntegrityError):
+                uow.session.flush()
+            for act in (lambda: uow.integrations.add(IntegrationFactory()), uow.commit):
+                with pytest.raises(StorageError, match="rolled back"):
+                    act()
+        session.execute(text("INSERT INTO orders VALUES (2)"))
+        session.commit()
+    assert names(hub) == []
+    assert orders(engine) == 2
 
 
 def test_a_connection_can_be_joined_as_well(hub_and_engine: tuple[Hub, Engine]) -> None:
