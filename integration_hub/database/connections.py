@@ -44,6 +44,8 @@ def has_failed(connection: Connection) -> bool:
     or else there is no transaction any more, and what came after was stored by itself; see
     https://sqlite.org/lang_transaction.html, section 3.
     """
+    if connection.invalidated:
+        return True
     driver: Any = connection.connection.driver_connection
     if isinstance(driver, psycopg.Connection):
         return driver.pgconn.transaction_status == TransactionStatus.INERROR

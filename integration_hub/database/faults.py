@@ -30,7 +30,7 @@ from integration_hub.domain.errors import (
 )
 
 ABORTED = "an earlier statement of this transaction failed; roll back and start again"
-LOST = "the database can't be reached: the connection was lost; start again"
+LOST = "the connection to the database was lost, and what was begun on it; start again"
 UPGRADE = "run `integration-hub db upgrade`, or hub.schema.upgrade()"
 
 _SERIALIZATION = {"40001", "40P01"}  # serialization_failure, deadlock_detected

@@ -292,7 +292,7 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
             with self.faults():
                 nested.commit()
         except StorageError:
-            self._is_broken = connection.invalidated or has_failed(connection)
+            self._is_broken = has_failed(connection)
             raise
 
     def _undo(self, nested: NestedTransaction | SessionTransaction) -> None:
@@ -352,7 +352,8 @@ class SqlUnitOfWork(UnitOfWorkLifecycle):
                 elif self._connection is not None:
                     self._commit_own(self._connection)
         except DatabaseUnavailable as error:
-            if self._joined is not None or not self.has_begun:
+            is_lost = self._connection is not None and self._connection.invalidated
+            if self._joined is not None or not is_lost:
                 raise
             message = f"{error.message}; whether this was stored is not known"
             raise DatabaseUnavailable(message, sqlstate=error.sqlstate) from error.__cause__

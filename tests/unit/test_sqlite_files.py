@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, event
@@ -138,25 +137,32 @@ def test_what_sqlite_gives_up_as_a_whole_is_not_stored_in_part(
     assert count(manager) == 0
 
 
+@pytest.mark.parametrize(
+    "block", [lambda _: nullcontext(), lambda uow: uow.savepoint()], ids=["plain", "savepoint"]
+)
+@pytest.mark.parametrize("is_ours", [True, False])
 def test_so_it_is_in_a_transaction_that_was_joined(
-    manager: DatabaseConnectionManager, file: Path
+    manager: DatabaseConnectionManager,
+    file: Path,
+    block: Callable[[UnitOfWork], AbstractContextManager[object]],
+    *,
+    is_ours: bool,
 ) -> None:
     theirs = create_engine(f"sqlite:///{file}", poolclass=NullPool)
-
-    @event.listens_for(theirs, "connect")
-    def prepare(connection: Any, record: object) -> None:
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA max_page_count = 1")
-
-    with Session(theirs) as session:
+    event.listen(theirs, "connect", lambda c, _: c.execute("PRAGMA foreign_keys = ON"))
+    event.listen(theirs, "connect", lambda c, _: c.execute("PRAGMA max_page_count = 1"))
+    limit_pages(manager, 1)
+    with manager.session() if is_ours else Session(theirs) as session:
         with SqliteUnitOfWork(manager, session=session) as uow:
             add(uow)
-            with pytest.raises(DatabaseUnavailable, match="disk is full"):
-                uow.integrations.add(IntegrationFactory.build(config={"n": "n" * 50 * PAGE}))
+            big = IntegrationFactory.build(config={"notes": "n" * 50 * PAGE})
+            with pytest.raises(DatabaseUnavailable, match="disk is full"), block(uow):
+                uow.integrations.add(big)
             for act in (lambda: add(uow), uow.commit):
-                with pytest.raises(StorageError, match="rolled back"):
+                with pytest.raises(StorageError, match="was lost" if is_ours else "rolled back"):
                     act()
-        session.commit()
+        with pytest.raises(StorageError) if is_ours else nullcontext():
+            session.commit()
     assert count(manager) == 0
 
 
