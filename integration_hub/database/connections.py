@@ -15,6 +15,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Engine, event, exc
 from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.orm import Session
 
 from integration_hub.database.faults import ABORTED, is_of_no_use, name_file
 from integration_hub.database.json_operators import register_functions
@@ -52,18 +53,24 @@ def has_failed(connection: Connection) -> bool:
     return not driver.in_transaction
 
 
-def refuse_to_commit_in_part(engine: Engine) -> None:
-    """Whatever commits by this engine: somebody may have caught the error of a statement."""
-
-    @event.listens_for(engine, "commit")
-    def check(connection: Connection) -> None:
-        if _is_over(connection):
-            raise StorageError(ABORTED)
+def require_unfailed(connection: Connection) -> None:
+    """Before a commit: somebody may have caught the error of a statement. Raises `StorageError`."""
+    if connection.in_transaction() and has_failed(connection):
+        raise StorageError(ABORTED)
 
 
-def _is_over(connection: Connection) -> bool:
-    """Whether the transaction is, for those engines that begin one at once."""
-    return not connection.get_execution_options().get(LAZY) and has_failed(connection)
+def refuse_to_commit_in_part(session: Session) -> None:
+    """Let a Session look at the connection that it has got, before it commits."""
+    begun: list[Connection] = []
+
+    @event.listens_for(session, "after_begin")
+    def note(session: Session, transaction: object, connection: Connection) -> None:
+        begun[:] = [connection]
+
+    @event.listens_for(session, "before_commit")
+    def check(session: Session) -> None:
+        for connection in begun:
+            require_unfailed(connection)
 
 
 def prepare_sqlite(engine: Engine, lock_timeout: timedelta) -> None:
@@ -91,7 +98,9 @@ def prepare_sqlite(engine: Engine, lock_timeout: timedelta) -> None:
     def check(context: ExceptionContext) -> None:
         name_file(context.original_exception, engine.url.database)
         connection = context.connection
-        if connection is not None and _is_over(connection):
+        if connection is None or connection.get_execution_options().get(LAZY):
+            return
+        if has_failed(connection):
             # SQLAlchemy refuses what comes next then, which would be stored by itself.
             context.is_disconnect = True
 

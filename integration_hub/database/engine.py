@@ -32,6 +32,7 @@ from integration_hub.database.connections import (
     ping_after_rest,
     prepare_sqlite,
     refuse_to_commit_in_part,
+    require_unfailed,
 )
 from integration_hub.database.faults import faults_named
 from integration_hub.database.health import Health, PoolFigures
@@ -193,6 +194,7 @@ class DatabaseConnectionManager:
         self._check_open()
         with faults_named(), self.engine.begin() as connection:
             yield connection
+            require_unfailed(connection)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -215,9 +217,13 @@ class DatabaseConnectionManager:
         return self._unpooled.raw_connection()
 
     def session(self) -> Session:
-        """A new ORM Session on the engine; its faults are SQLAlchemy's own."""
+        """A new ORM Session on the engine; its faults are SQLAlchemy's own, but for `StorageError`
+        where it would commit what has failed.
+        """
         self._check_open()
-        return Session(self.engine)
+        session = Session(self.engine)
+        refuse_to_commit_in_part(session)
+        return session
 
     @overload
     def query(self, sql: str, params: Mapping[str, Any] | None = None) -> QueryResult: ...
@@ -337,7 +343,6 @@ class DatabaseConnectionManager:
             leave_standbys(engine)
         else:
             prepare_sqlite(engine, self._lock_timeout)
-        refuse_to_commit_in_part(engine)
         return engine
 
     def _postgres_arguments(self) -> dict[str, Any]:
