@@ -26,6 +26,9 @@ from integration_hub import (
 from integration_hub.testing import IntegrationFactory
 
 PAGE = 4096  # bytes
+in_each_block = pytest.mark.parametrize(
+    "block", [lambda _: nullcontext(), lambda uow: uow.savepoint()], ids=["plain", "savepoint"]
+)
 
 
 @pytest.fixture
@@ -111,9 +114,7 @@ def test_what_finds_no_room_can_be_stored_when_there_is_some(
     assert count(manager) == 20
 
 
-@pytest.mark.parametrize(
-    "block", [lambda _: nullcontext(), lambda uow: uow.savepoint()], ids=["plain", "savepoint"]
-)
+@in_each_block
 def test_what_sqlite_gives_up_as_a_whole_is_not_stored_in_part(
     manager: DatabaseConnectionManager,
     block: Callable[[UnitOfWork], AbstractContextManager[object]],
@@ -137,9 +138,7 @@ def test_what_sqlite_gives_up_as_a_whole_is_not_stored_in_part(
     assert count(manager) == 0
 
 
-@pytest.mark.parametrize(
-    "block", [lambda _: nullcontext(), lambda uow: uow.savepoint()], ids=["plain", "savepoint"]
-)
+@in_each_block
 @pytest.mark.parametrize("is_ours", [True, False])
 def test_so_it_is_in_a_transaction_that_was_joined(
     manager: DatabaseConnectionManager,
