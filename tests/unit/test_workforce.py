@@ -189,14 +189,15 @@ def test_who_looks_in_vain_for_what_is_due_rests_longer_and_longer() -> None:
 
 
 def made(**given: Any) -> Workforce[int, int]:
-    options: dict[str, Any] = {"concurrency": 1, "poll": 5.0, **given}
-    return Workforce(
-        work=lambda piece: None,
-        outcomes=Together(lambda items: None, never),
-        grace=0,
-        log=logging.getLogger("test"),
-        **options,
-    )
+    options: dict[str, Any] = {
+        "work": lambda piece: None,
+        "outcomes": Together(lambda items: None, never),
+        "concurrency": 1,
+        "poll": 5.0,
+        "grace": 0,
+        **given,
+    }
+    return Workforce(log=logging.getLogger("test"), **options)
 
 
 def test_who_is_told_in_vain_listens_less_and_less() -> None:
@@ -248,6 +249,71 @@ def test_who_finds_all_that_there_is_does_not_look_again_at_once(
     with Waits(workforce, "") as waiter:
         workforce.run_forever(waiter)
     assert len(looked) == looks
+
+
+class Announces(Waiter):
+    """Says when somebody waits."""
+
+    def __init__(self, waits: threading.Event) -> None:
+        super().__init__()
+        self.waits = waits
+
+    def wait(self, seconds: float, *, deaf: float = 0.0) -> Heard:
+        self.waits.set()
+        return super().wait(seconds, deaf=deaf)
+
+
+def test_who_waits_for_work_is_woken_to_stop() -> None:
+    workforce, waits = made(claim=lambda room: [], poll=3_600), threading.Event()
+    with Announces(waits) as waiter:
+        working = threading.Thread(target=workforce.run_forever, args=(waiter,))
+        working.start()
+        assert waits.wait(10)
+        workforce.stop()
+        working.join(20)
+        assert not working.is_alive()
+
+
+def test_who_waits_for_its_threads_is_woken_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And lets them go when the grace time is over."""
+    let_go, waits = threading.Event(), threading.Event()
+
+    def until_let_go(piece: int) -> None:
+        let_go.wait(40)
+
+    monkeypatch.setattr("integration_hub.workforce.Waiter", lambda: Announces(waits))
+    workforce = made(claim=lambda room: [7], work=until_let_go, let_go=let_go.set)
+    working = threading.Thread(target=workforce.run_once)
+    working.start()
+    assert waits.wait(10)
+    workforce.stop()
+    working.join(20)
+    assert not working.is_alive()
+
+
+def test_what_could_not_be_stored_is_stored_before_more_is_claimed() -> None:
+    stored: list[int] = []
+    tries, looks = itertools.count(), itertools.count()
+
+    def store(items: list[int]) -> None:
+        if next(tries) == 0:
+            raise DatabaseUnavailable("it is down")
+        stored.extend(items)
+
+    def claim(room: int) -> list[int]:
+        look = next(looks)
+        if stored or look == 50:
+            workforce.stop()
+            seen.extend(stored)
+        return [7] if look == 0 else []
+
+    seen: list[int] = []
+    workforce = made(
+        claim=claim, work=lambda piece: piece, outcomes=Together(store, never), poll=0.01
+    )
+    with Waiter() as waiter:
+        workforce.run_forever(waiter)
+    assert seen == [7]
 
 
 def raised(error: Exception, cause: Exception | None = None) -> Exception:
