@@ -316,6 +316,14 @@ def test_what_could_not_be_stored_is_stored_before_more_is_claimed() -> None:
     assert seen == [7]
 
 
+def test_a_fault_of_work_that_is_done_once_is_raised() -> None:
+    def fails(piece: int) -> None:
+        raise KeyError(piece)
+
+    with pytest.raises(KeyError, match="7"):
+        made(claim=lambda room: [7], work=fails).run_once()
+
+
 def raised(error: Exception, cause: Exception | None = None) -> Exception:
     with pytest.raises(type(error)) as found:
         raise error from cause
