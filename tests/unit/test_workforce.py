@@ -316,12 +316,53 @@ def test_what_could_not_be_stored_is_stored_before_more_is_claimed() -> None:
     assert seen == [7]
 
 
+def test_who_has_no_thread_left_waits() -> None:
+    let_go = threading.Event()
+
+    def until_let_go(piece: int) -> None:
+        let_go.wait(40)
+
+    workforce = made(claim=lambda room: [7], work=until_let_go, let_go=let_go.set)
+    with Waits(workforce, "woken", "woken") as waiter:
+        workforce.run_forever(waiter)
+        assert waiter.waits == [5, 5]
+
+
 def test_a_fault_of_work_that_is_done_once_is_raised() -> None:
     def fails(piece: int) -> None:
         raise KeyError(piece)
 
     with pytest.raises(KeyError, match="7"):
         made(claim=lambda room: [7], work=fails).run_once()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (None, []),
+        (ValidationError("records", -1, "must be more"), ["records must be more, got -1"]),
+        (KeyError("s3cr3t"), ["a worker's thread failed: KeyError"]),
+    ],
+)
+def test_a_fault_of_work_is_told_and_the_work_goes_on(
+    caplog: pytest.LogCaptureFixture, error: Exception | None, words: list[str]
+) -> None:
+    found = iter([[1], [2]])
+
+    def claim(room: int) -> list[int]:
+        claimed = next(found, [])
+        if not claimed:
+            workforce.stop()
+        return claimed
+
+    def fails(piece: int) -> None:
+        if error is not None and piece == 1:
+            raise error
+
+    workforce = made(claim=claim, work=fails)
+    with Waiter() as waiter:
+        workforce.run_forever(waiter)
+    assert [each.getMessage().splitlines()[0] for each in caplog.records] == words
 
 
 def raised(error: Exception, cause: Exception | None = None) -> Exception:
@@ -337,6 +378,22 @@ def test_a_fault_is_told_with_its_place_and_without_its_words() -> None:
     assert "in raised" in lines[1]
     assert "caused by ValueError" in lines
     assert "s3cr3t" not in "".join(lines)
+
+
+@pytest.mark.parametrize("hides", [False, True])
+def test_what_a_fault_came_of_is_told_unless_it_is_hidden(*, hides: bool) -> None:
+    def fails() -> None:
+        known: dict[str, int] = {}
+        try:
+            int("token=s3cr3t")
+        except ValueError:
+            if hides:
+                raise KeyError from None
+            known["id"] += 1
+
+    with pytest.raises(KeyError) as found:
+        fails()
+    assert ("caused by ValueError" in traced(found.value)) is not hides
 
 
 def test_a_fault_that_is_its_own_cause_or_has_come_a_long_way_is_told_in_short() -> None:
