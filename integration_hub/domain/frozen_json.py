@@ -169,17 +169,6 @@ def stored_json(value: Any) -> Any:
     return value
 
 
-def json_equal(left: object, right: object) -> bool:
-    """Equality as JSON has it: ``1`` equals ``1.0``, and ``true`` does not equal ``1``."""
-    if isinstance(left, bool) or isinstance(right, bool):
-        return left is right
-    if isinstance(left, Mapping) and isinstance(right, Mapping):
-        return left.keys() == right.keys() and all(json_equal(left[k], right[k]) for k in left)
-    if isinstance(left, list | tuple) and isinstance(right, list | tuple):
-        return len(left) == len(right) and all(map(json_equal, left, right))
-    return left == right
-
-
 def json_contains(document: object, fragment: object) -> bool:
     """Whether `document` contains `fragment`, as the operator ``@>`` of Postgres has it.
 
@@ -188,7 +177,7 @@ def json_contains(document: object, fragment: object) -> bool:
     Source: PostgreSQL manual, 8.14.3 jsonb Containment and Existence.
     """
     if isinstance(document, list | tuple) and not isinstance(fragment, Mapping | list | tuple):
-        return any(json_equal(item, fragment) for item in document)
+        return any(_same(item, fragment) for item in document)
     return _contains(document, fragment)
 
 
@@ -201,4 +190,11 @@ def _contains(document: object, fragment: object) -> bool:
         return isinstance(document, list | tuple) and all(
             any(_contains(item, wanted) for item in document) for wanted in fragment
         )
-    return not isinstance(document, Mapping | list | tuple) and json_equal(document, fragment)
+    return not isinstance(document, Mapping | list | tuple) and _same(document, fragment)
+
+
+def _same(left: object, right: object) -> bool:
+    """Whether scalars are equal as JSON has it: ``1`` and ``1.0`` are, ``true`` and ``1`` not."""
+    if isinstance(left, bool) or isinstance(right, bool):
+        return left is right
+    return left == right

@@ -52,6 +52,30 @@ def test_cron_runs_after_the_gap_when_the_clock_goes_forward() -> None:
     ]
 
 
+def test_cron_does_not_run_again_in_the_hour_that_comes_twice() -> None:
+    """Nor once more for who asks in its second half: at 1:00 for the second time."""
+    schedule = Schedule.cron("9 1-7 * * *", tz="Europe/Dublin")
+    assert runs(schedule, datetime(2026, 10, 25, 0, tzinfo=UTC), 3) == [
+        datetime(2026, 10, 25, 0, 9, tzinfo=UTC),
+        datetime(2026, 10, 25, 2, 9, tzinfo=UTC),
+        datetime(2026, 10, 25, 3, 9, tzinfo=UTC),
+    ]
+    again = datetime(2026, 10, 25, 1, tzinfo=UTC)
+    assert schedule.next_after(again) == datetime(2026, 10, 25, 2, 9, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        Schedule.cron("0 0 1 1 *"),
+        Schedule.every(timedelta(days=400)),
+        Schedule.every(timedelta(days=400), start=START),
+    ],
+)
+def test_after_the_last_year_there_is_no_run(schedule: Schedule) -> None:
+    assert schedule.next_after(datetime(9999, 12, 31, tzinfo=UTC)) is None
+
+
 def test_a_cron_of_every_quarter_goes_on_through_both_changes() -> None:
     schedule = Schedule.cron("*/15 * * * *", tz="Europe/Berlin")
     for night in (datetime(2026, 3, 28, 22, tzinfo=UTC), datetime(2026, 10, 24, 22, tzinfo=UTC)):
@@ -65,6 +89,7 @@ def test_a_cron_of_every_quarter_goes_on_through_both_changes() -> None:
         lambda: Schedule.cron("* * * *"),
         lambda: Schedule.cron("61 * * * *"),
         lambda: Schedule.cron("0 0 30 2 *"),
+        lambda: Schedule.cron("0 0 */29 2 5#4"),  # the 1st (or 30th), if it is the fourth Friday
         lambda: Schedule.cron("* * * * *", tz="Mars/Olympus"),
         lambda: Schedule.every(0),
         lambda: Schedule.every(float("nan")),

@@ -7,13 +7,21 @@ import logging
 import math
 import threading
 import time
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
-from integration_hub import DatabaseUnavailable, StorageError, ValidationError
+from integration_hub import (
+    DatabaseUnavailable,
+    Hub,
+    SerializationConflict,
+    StorageError,
+    UnitOfWork,
+    ValidationError,
+)
 from integration_hub.ports.waiting import Heard, Waiter
-from integration_hub.workforce import Together, Workforce, traced
+from integration_hub.workforce import Together, Workforce, repeated, traced
 
 
 def never(item: int, error: Exception) -> None:
@@ -252,11 +260,16 @@ def test_who_finds_all_that_there_is_does_not_look_again_at_once(
 
 
 class Announces(Waiter):
-    """Says when somebody waits."""
+    """Says when somebody waits, and how often it was woken."""
 
     def __init__(self, waits: threading.Event) -> None:
         super().__init__()
         self.waits = waits
+        self.times_woken = 0
+
+    def wake(self) -> None:
+        self.times_woken += 1
+        super().wake()
 
     def wait(self, seconds: float, *, deaf: float = 0.0) -> Heard:
         self.waits.set()
@@ -289,6 +302,36 @@ def test_who_waits_for_its_threads_is_woken_to_stop(monkeypatch: pytest.MonkeyPa
     workforce.stop()
     working.join(20)
     assert not working.is_alive()
+
+
+def test_who_has_done_its_work_is_not_woken_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor kept."""
+    waiter = Announces(threading.Event())
+    monkeypatch.setattr("integration_hub.workforce.Waiter", lambda: waiter)
+    workforce = made(claim=lambda room: [7])
+    assert workforce.run_once() == [7]
+    workforce.stop()
+    assert waiter.times_woken == 1  # by its thread
+
+
+@pytest.mark.parametrize(("conflicts", "tries"), [(0, 1), (4, 5), (5, 5)])
+def test_what_gives_way_to_others_is_done_again_up_to_five_times(
+    hub: Hub, conflicts: int, tries: int
+) -> None:
+    begun: list[UnitOfWork] = []
+
+    def act(uow: UnitOfWork) -> str:
+        begun.append(uow)
+        if len(begun) <= conflicts:
+            raise SerializationConflict("another was quicker")
+        return "done"
+
+    with ExitStack() as stack:
+        if conflicts == tries:
+            stack.enter_context(pytest.raises(SerializationConflict))
+        assert repeated(hub, act, tenant="acme", actor="w") == "done"
+    assert (len(begun), len(set(map(id, begun)))) == (tries, tries)
+    assert begun[-1].state == ("rolled_back" if conflicts == tries else "committed")
 
 
 def test_what_could_not_be_stored_is_stored_before_more_is_claimed() -> None:
