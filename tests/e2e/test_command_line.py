@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from pytest_httpserver import HTTPServer
+from sqlalchemy import URL
 
 from integration_hub import Hub, HubSettings, Integration, Schedule, SyncJob, Webhook, cli
 
@@ -28,6 +30,18 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     with pytest.raises(SystemExit) as left:
         cli.main()
     return int(left.value.code or 0)
+
+
+@contextmanager
+def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A process of its own, which has ended by the end of the block, unless the test has failed."""
+    command = str(Path(sys.executable).with_name("integration-hub"))
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([command, *arguments], stdout=pipe, stderr=pipe, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +96,16 @@ def test_health_is_shown_and_is_the_exit_code(
     assert re.search(r"latency\W+\d{1,3}\.\d ms", shown)
     assert "0 in use" in shown
     assert f"{HEAD} (the code needs {HEAD})" in shown
+
+
+def test_the_health_of_postgres_has_its_clock_too(
+    hub_postgres_url: URL, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = hub_postgres_url.render_as_string(hide_password=False)
+    assert run(monkeypatch, "db", "health", "--url", url) == 0
+    shown = capsys.readouterr().out
+    assert "PostgreSQL" in shown
+    assert re.search(r"clock\W+[+-]\d+\.\d{3} s to the database's", shown)
 
 
 def test_a_database_that_is_not_there_is_one_line_without_its_password(
@@ -319,6 +343,19 @@ def test_what_is_wrong_with_a_sync_command_is_one_line(
     assert len(said.strip().splitlines()) == 1
 
 
+def test_a_fault_within_the_module_of_handlers_is_shown_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_handlers.py").write_text("import what_it_needs\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(
+        sys, "argv", ["integration-hub", "sync", "run", "--handlers", "broken_handlers:registry"]
+    )
+    with pytest.raises(ModuleNotFoundError, match="what_it_needs"):
+        cli.main()
+
+
 def test_handlers_have_the_clients_that_the_command_is_told_of(
     jobs: Path,
     httpserver: HTTPServer,
@@ -338,30 +375,13 @@ def test_handlers_have_the_clients_that_the_command_is_told_of(
 def test_a_worker_process_gives_back_its_job_at_sigterm(
     jobs: Path, url: str, options: list[str], last: str
 ) -> None:
-    command = str(Path(sys.executable).with_name("integration-hub"))
-    worker = subprocess.Popen(
-        [
-            command,
-            "sync",
-            "run",
-            "--tenant",
-            "beta",
-            "--handlers",
-            f"{jobs}:registry",
-            "--grace",
-            "0.1",
-            "--verbose",
-            *options,
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert worker.stdout is not None
-    while worker.stdout.readline() != "at work\n":
-        assert worker.poll() is None
-    worker.send_signal(signal.SIGTERM)
-    said, logged = worker.communicate(timeout=30)
+    given = ("--tenant", "beta", "--handlers", f"{jobs}:registry", "--grace", "0.1", "--verbose")
+    with started("sync", "run", *given, *options) as worker:
+        assert worker.stdout is not None
+        while worker.stdout.readline() != "at work\n":
+            assert worker.poll() is None
+        worker.send_signal(signal.SIGTERM)
+        said, logged = worker.communicate(timeout=30)
     assert worker.returncode == 0
     assert last in said
     assert "of 'slow' was asked to stop, and gives its job back" in logged
@@ -424,6 +444,30 @@ def test_messages_are_delivered_and_looked_after_from_the_shell(
             uow.inbox.accept("m1")
             uow.commit()
         assert "1 messages and 1 of the inbox" in told("prune", "--older-than", "0s")
+
+
+def test_a_dispatcher_process_ends_at_sigterm(url: str, httpserver: HTTPServer) -> None:
+    httpserver.expect_request("/").respond_with_data("thank you")
+    with Hub.from_url(url) as hub:
+        hub.schema.upgrade()
+        with hub.unit_of_work() as uow:
+            crm = uow.integrations.add(Integration(name="CRM", type="crm", status="active"))
+            address = httpserver.url_for("/").replace("localhost", "127.0.0.1")
+            hook = Webhook(integration_id=crm.id, name="w", url=address, events=["*"])
+            uow.webhooks.add(hook)
+            message = uow.messages.publish("invoice.paid", {})
+            uow.commit()
+        options = ("--allow-network", "127.0.0.0/8", "--verbose", "--url", url)
+        with started("webhooks", "dispatch", *options) as worker:
+            assert worker.stderr is not None
+            assert worker.stderr.readline().rstrip().endswith("attempt 1: 200")
+            worker.send_signal(signal.SIGTERM)
+            said, _ = worker.communicate(timeout=30)
+        assert worker.returncode == 0
+        assert "has stopped" in said
+        with hub.unit_of_work() as uow:
+            (delivery,) = uow.messages.deliveries(message.id)
+    assert delivery.status == "delivered"
 
 
 @pytest.mark.parametrize("command", ["sql", "upgrade", "downgrade"])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID, uuid4
@@ -278,6 +281,21 @@ def test_stored_json_cannot_be_changed_behind_the_store_s_back(change: Any) -> N
         change(config)
     assert config == {"list": [1], "object": {"a": 1}}
     assert isinstance(config, FrozenDict)
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.copy, copy.deepcopy, lambda config: pickle.loads(pickle.dumps(config))],
+)
+def test_stored_json_is_copied_as_what_it_is(copied: Callable[[Any], Any]) -> None:
+    config = integration(config={"list": [1, [2]], "object": {"a": 1}}).config
+    parts: list[Any] = [config, config["list"]]
+    for part in parts:
+        again = copied(part)
+        assert again == part
+        assert type(again) is type(part)
+        with pytest.raises(TypeError, match="frozen"):
+            again.clear()
 
 
 def test_an_object_cannot_be_changed_in_place() -> None:

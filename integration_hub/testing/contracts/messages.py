@@ -32,6 +32,7 @@ from integration_hub.domain.integration import Integration
 from integration_hub.domain.values import new_id
 from integration_hub.domain.webhook import Webhook
 from integration_hub.domain.webhook_message import (
+    LARGEST_PAYLOAD,
     AttemptOutcome,
     DeliveryStatus,
     WebhookDelivery,
@@ -153,6 +154,15 @@ class MessageContract:
         assert stored.payload == message.payload
         assert stored.data == {"a": {"ü": True}, "b": [1, 2.5, None]}
         assert "ü" not in repr(message)
+
+    def test_the_largest_payload_has_256_kib_to_the_byte(self, hub: Hub) -> None:
+        rest = LARGEST_PAYLOAD - len(self.publish(hub, data="").payload)
+        message = self.publish(hub, data="x" * rest)
+        stored = self.does(hub, lambda uow: uow.messages.get(message.id))
+        assert (len(stored.payload), len(stored.data)) == (256 * 1024, rest)
+        with pytest.raises(ValidationError, match="of 262,145 bytes; at most 262,144") as refused:
+            self.publish(hub, data="x" * (rest + 1))
+        assert refused.value.field == "data"
 
     def test_what_is_rolled_back_was_never_said(self, hub: Hub, parent: Integration) -> None:
         self.add_webhook(hub, parent)
@@ -703,6 +713,24 @@ class MessageContract:
             (delivery,) = self.claim(hub)
             self.record(hub, delivery, 500)
             assert self.webhook(hub, webhook).status == expected
+
+    def test_one_that_somebody_has_paused_meanwhile_stays_so(
+        self, hub: Hub, hub_clock: ManualClock, parent: Integration
+    ) -> None:
+        webhook = self.add_webhook(hub, parent)
+        self.publish(hub)
+        (delivery,) = self.claim(hub)
+        paused = self.does(hub, lambda uow: uow.webhooks.save(webhook.pause(hub_clock.now())))
+        assert self.record(hub, delivery, 410).status == DeliveryStatus.FAILED
+        assert self.webhook(hub, webhook) == paused
+
+    def test_an_attempt_is_of_a_delivery_that_was_claimed(
+        self, hub: Hub, parent: Integration
+    ) -> None:
+        self.add_webhook(hub, parent)
+        (delivery,) = self.deliveries(hub, self.publish(hub))
+        with pytest.raises(ValidationError, match="must be one that a claim gave"):
+            self.record(hub, delivery)
 
     def test_one_that_is_gone_is_disabled_at_once(self, hub: Hub, parent: Integration) -> None:
         webhook = self.add_webhook(hub, parent)
