@@ -176,6 +176,33 @@ def test_a_run_that_is_lost_does_not_cost_those_that_end_at_the_same_time(each_h
         job_of(each_hub, removed)
 
 
+def test_an_ending_that_can_never_be_stored_does_not_cost_the_others(
+    hub_postgres: Hub, hub_postgres_url: URL, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its lease will run out."""
+    _, jobs = add_jobs(hub_postgres, 3)
+    at_once = threading.Barrier(3)
+
+    def pull(context: SyncContext) -> SyncOutcome:
+        at_once.wait(10)
+        return SyncOutcome(records=7 if context.job.id == jobs[0].id else 1)
+
+    engine = create_engine(hub_postgres_url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as owner:
+        owner.execute(
+            text("ALTER TABLE sync_runs ADD CONSTRAINT own CHECK (records_processed < 7)")
+        )
+        try:
+            assert SyncRunner(hub_postgres, {"crm": pull}).run_once() == 3
+        finally:
+            owner.execute(text("ALTER TABLE sync_runs DROP CONSTRAINT own"))
+    engine.dispose()
+    states = [job_of(hub_postgres, job).status for job in jobs]
+    assert states == ["running", "completed", "completed"]
+    (told,) = [each.getMessage() for each in caplog.records]
+    assert told.endswith("the database refused (CheckViolation of own)")
+
+
 def test_an_ending_that_the_database_does_not_take_is_told_before_the_next_claim(
     hub_postgres: Hub, hub_postgres_url: URL, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -414,6 +441,28 @@ def test_a_cancelled_job_stops_its_handler(each_hub: Hub, hub_clock: ManualClock
     assert why == ["cancelled"]  # by the first heartbeat that heard of it
     assert job_of(each_hub, job).status == "cancelled"
     assert [run.status for run in history(each_hub, job)] == ["cancelled"]
+
+
+def test_a_job_that_is_cancelled_while_its_worker_ends_is_not_given_back(
+    each_hub: Hub, hub_clock: ManualClock
+) -> None:
+    _, (job,) = add_jobs(each_hub)
+
+    def pull(context: SyncContext) -> SyncOutcome:
+        runner.stop()
+        assert context.wait(30)
+        assert context.why == "stopped"
+        with each_hub.unit_of_work() as uow:
+            uow.sync_jobs.save(uow.sync_jobs.get(job.id).cancel(hub_clock.now()))
+            uow.commit()
+        return SyncOutcome(records=5, checkpoint="half")
+
+    runner = SyncRunner(each_hub, {"crm": pull}, grace=0)
+    runner.run_once()
+    after = job_of(each_hub, job)
+    assert (after.status, after.checkpoint) == ("cancelled", "half")
+    (run,) = history(each_hub, job)
+    assert (run.status, run.records_processed, run.error_code) == ("cancelled", 5, None)
 
 
 def test_a_job_that_is_removed_stops_its_handler(
@@ -693,19 +742,23 @@ def test_a_runner_claims_for_the_lease_that_it_was_given(each_hub: Hub) -> None:
     assert leases == [timedelta(seconds=77)]
 
 
-def test_heartbeats_keep_a_lease_alive(hub_postgres_url: Any) -> None:
+@pytest.mark.parametrize("way", ["run_once", "run_due", "run_forever"])
+def test_heartbeats_keep_a_lease_alive(hub_postgres_url: Any, way: str) -> None:
     with Hub.from_url(hub_postgres_url) as hub:  # by the real clock
         _, (job,) = add_jobs(hub)
-        beats = threading.Event()
+        beats: list[bool] = []
 
         def pull(context: SyncContext) -> None:
             first = context.run.lease_expires_at
-            while lease(hub, context) == first:
+            ends_at = time.monotonic() + 30
+            while lease(hub, context) == first and time.monotonic() < ends_at:
                 assert not context.wait(0.02)
-            beats.set()
+            beats.append(lease(hub, context) > first)
+            runner.stop()
 
-        SyncRunner(hub, {"crm": pull}, lease=3).run_once()
-        assert beats.is_set()
+        runner = SyncRunner(hub, {"crm": pull}, lease=3)
+        getattr(runner, way)()
+        assert beats == [True]
         assert job_of(hub, job).status == "completed"
 
 

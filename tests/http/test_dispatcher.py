@@ -20,9 +20,11 @@ from werkzeug import Request, Response
 
 from integration_hub import (
     EVERY_TENANT,
+    DeliveryNotFound,
     Hub,
     HubSettings,
     Integration,
+    LeaseLost,
     QueryTimeout,
     ValidationError,
     Webhook,
@@ -36,6 +38,9 @@ from integration_hub import (
 )
 from integration_hub.domain.webhook_message import DeliveryOptions
 from integration_hub.http.client import USER_AGENT
+from integration_hub.http.messages import HttpRequest
+from integration_hub.http.sockets import Deadline
+from integration_hub.http.transport import Reply
 from integration_hub.testing import (
     IntegrationFactory,
     ManualClock,
@@ -442,6 +447,81 @@ def test_a_dispatcher_that_stops_gives_back_what_it_has_not_sent(
     states = sorted(deliveries(each_hub, each)[0].status for each in messages)
     assert states == ["delivered", "pending"]
     assert len(threaded.log) == 1
+
+
+class Meanwhile(ScriptedTransport):
+    """Something happens while a request is on its way."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        super().__init__()
+        self._act = act
+
+    def send(self, request: HttpRequest, deadline: Deadline) -> Reply:
+        self._act()
+        return super().send(request, deadline)
+
+
+def test_what_another_has_taken_up_meanwhile_is_left_to_it(
+    each_hub: Hub, hub_clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    add_webhook(each_hub, "https://crm.test/")
+    message = publish(each_hub)
+
+    def taken_up() -> None:
+        hub_clock.advance(3_600)
+        with each_hub.unit_of_work() as uow:
+            assert len(uow.messages.claim()) == 1
+            uow.commit()
+
+    dispatcher(each_hub, transport=Meanwhile(taken_up).reply(200)).run_once()
+    (delivery,) = deliveries(each_hub, message)
+    assert (delivery.status, delivery.attempt_count) == ("delivering", 2)
+    assert [each.error_code for each in log_of(each_hub, message)] == ["lease_lost"]
+    assert [each.getMessage() for each in caplog.records] == [
+        LeaseLost(delivery.id, delivery.KIND).message
+    ]
+
+
+def test_a_webhook_that_is_removed_meanwhile_holds_up_nobody(
+    each_hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    webhook = add_webhook(each_hub, "https://crm.test/")
+    messages = [publish(each_hub, number) for number in range(2)]
+    sent, waiting = (deliveries(each_hub, each)[0].id for each in messages)
+
+    def removed() -> None:
+        with each_hub.unit_of_work() as uow:
+            uow.webhooks.remove(webhook.id)
+            uow.commit()
+        sender.stop()
+
+    transport = Meanwhile(removed).reply(200)
+    sender = dispatcher(each_hub, concurrency=1, transport=transport)
+    sender.run_forever()
+    assert len(transport.requests) == 1
+    assert [each.getMessage() for each in caplog.records] == [
+        LeaseLost(sent, WebhookDelivery.KIND).message,
+        DeliveryNotFound(waiting).message,
+    ]
+
+
+def test_a_fault_of_ours_is_an_attempt_that_failed(
+    each_hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    add_webhook(each_hub, "https://crm.test/")
+    message = publish(each_hub)
+    words = "s3cr3t"
+
+    def fails() -> None:
+        raise KeyError(words)
+
+    assert dispatcher(each_hub, transport=Meanwhile(fails)).run_once() == 1
+    (attempt,) = log_of(each_hub, message)
+    assert (attempt.error_code, attempt.error_message) == ("KeyError", "KeyError")
+    assert deliveries(each_hub, message)[0].status == "pending"  # to be tried again
+    assert "could not be made: KeyError" in caplog.text
+    assert "in fails" in caplog.text
+    assert words not in caplog.text
 
 
 def test_no_unit_of_work_is_open_while_a_request_is_on_its_way(
