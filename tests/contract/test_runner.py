@@ -750,9 +750,8 @@ def test_heartbeats_keep_a_lease_alive(hub_postgres_url: Any, way: str) -> None:
 
         def pull(context: SyncContext) -> None:
             first = context.run.lease_expires_at
-            ends_at = time.monotonic() + 30
-            while lease(hub, context) == first and time.monotonic() < ends_at:
-                assert not context.wait(0.02)
+            while lease(hub, context) == first and not context.wait(0.02):
+                continue
             beats.append(lease(hub, context) > first)
             runner.stop()
 
