@@ -44,7 +44,7 @@ class SpeaksUp(Protocol):
 
     def beat(
         self, context: SyncContext, *, records: int | None = None, checkpoint: Any = None
-    ) -> SyncRun: ...
+    ) -> None: ...
 
 
 class SyncContext:

@@ -177,11 +177,11 @@ class SyncRunner:
 
     def beat(
         self, context: SyncContext, *, records: int | None = None, checkpoint: Any = None
-    ) -> SyncRun:
+    ) -> None:
         """A heartbeat of a run; a context that learns that it has ended is stopped."""
         with context.lock:
             if context.is_over:
-                return context.run
+                return
             spoken_at = time.monotonic()
             try:
                 run = self._does(
@@ -196,7 +196,6 @@ class SyncRunner:
             if not run.is_running:
                 context.stop("cancelled")
             context.run = run
-            return run
 
     # --- inside -------------------------------------------------------------------------------
 

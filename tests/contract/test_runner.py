@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import threading
 import time
@@ -159,7 +160,9 @@ def test_a_handler_that_wants_to_end_the_process_has_failed(
     assert [run.error_code for run in history(each_hub, job)] == [type(fault).__name__]
 
 
-def test_a_run_that_is_lost_does_not_cost_those_that_end_at_the_same_time(each_hub: Hub) -> None:
+def test_a_run_that_is_lost_does_not_cost_those_that_end_at_the_same_time(
+    each_hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
     _, (removed, *others) = add_jobs(each_hub, 4)
     at_once = threading.Barrier(4)
 
@@ -174,6 +177,8 @@ def test_a_run_that_is_lost_does_not_cost_those_that_end_at_the_same_time(each_h
     assert [job_of(each_hub, job).status for job in others] == ["completed"] * 3
     with pytest.raises(SyncJobNotFound):
         job_of(each_hub, removed)
+    (told,) = [each.getMessage() for each in caplog.records]
+    assert told.startswith("no sync run with id")
 
 
 def test_an_ending_that_can_never_be_stored_does_not_cost_the_others(
@@ -649,6 +654,30 @@ def test_what_a_handler_has_reached_when_its_time_is_over_is_kept(
     assert (after.status, after.attempt, after.checkpoint) == ("pending", 1, checkpoint)
     (run,) = history(each_hub, job)
     assert (run.status, run.records_processed) == ("failed", records)
+
+
+def test_a_handler_that_fails_when_its_time_is_over_has_failed_by_its_own_fault(
+    each_hub: Hub,
+) -> None:
+    _, (job,) = add_jobs(each_hub, config={"sync": {"timeout": 0.05}})
+
+    def pull(context: SyncContext) -> None:
+        assert context.wait(30)
+        raise ConnectionError("the other side hung up")
+
+    SyncRunner(each_hub, {"crm": pull}).run_once()
+    assert job_of(each_hub, job).error_message == "ConnectionError: the other side hung up"
+
+
+@pytest.mark.parametrize(("level", "lines"), [(logging.WARNING, 0), (logging.INFO, 1)])
+def test_what_succeeds_is_logged_for_who_wants_to_know(
+    hub: Hub, caplog: pytest.LogCaptureFixture, level: int, lines: int
+) -> None:
+    caplog.set_level(level)
+    add_jobs(hub, name="contacts")
+    SyncRunner(hub, {"crm": lambda context: SyncOutcome(records=7)}).run_once()
+    told = [each.getMessage() for each in caplog.records if each.name == "integration_hub.sync"]
+    assert [each.endswith("of 'contacts' succeeded: 7 records") for each in told] == [True] * lines
 
 
 def test_a_handler_does_not_wait_beyond_its_time_limit(each_hub: Hub) -> None:
