@@ -192,11 +192,32 @@ def _adapter(into: Any) -> pydantic.TypeAdapter[Any]:
     return pydantic.TypeAdapter(into)
 
 
-def decoded(response: HttpResponse[Any], into: Any) -> Any:
-    """The body as a type that pydantic's TypeAdapter takes. Raises `DecodeError`."""
+def adapter_for(into: Any) -> pydantic.TypeAdapter[Any]:
+    """What reads a body as a type: one that pydantic's TypeAdapter takes, or such an adapter.
+
+    Raises `ValidationError` for another, so that nothing is sent whose answer can't be read.
+    """
+    try:
+        found = into if isinstance(into, pydantic.TypeAdapter) else _made(into)
+        if not found.pydantic_complete:
+            found.rebuild()
+    except Exception as error:  # pydantic raises many kinds for what is no type
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValidationError("into", str(into), f"can't be decoded into: {why}") from error
+    return found
+
+
+def _made(into: Any) -> pydantic.TypeAdapter[Any]:
+    try:
+        return _adapter(into)
+    except TypeError:  # it can't be kept, since it has no hash: `Annotated[int, {"unit": "cent"}]`
+        return pydantic.TypeAdapter(into)
+
+
+def decoded(response: HttpResponse[Any], adapter: pydantic.TypeAdapter[T]) -> T:
+    """The body as what the adapter makes of it. Raises `DecodeError`."""
     kind = response.headers.get("content-type")
     try:
-        adapter = into if isinstance(into, pydantic.TypeAdapter) else _adapter(into)
         if not response.content:
             return adapter.validate_python(None)
         if kind is not None and "json" not in kind.lower():
@@ -207,10 +228,6 @@ def decoded(response: HttpResponse[Any], into: Any) -> Any:
             raise response.undecodable("", "is empty") from None
         first = error.errors(include_input=False, include_url=False)[0]
         raise response.undecodable(_place(first["loc"]), first["msg"]) from None
-    except pydantic.PydanticUserError as error:
-        raise ValidationError(
-            "into", str(into), f"can't be decoded into: {error.message}"
-        ) from error
 
 
 def _place(location: tuple[int | str, ...]) -> str:

@@ -11,12 +11,12 @@ import ssl
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
 from uuid import UUID
 
 import pydantic
@@ -41,8 +41,9 @@ from integration_hub import (
     ValidationError,
 )
 from integration_hub.domain.values import LONGEST
-from integration_hub.http import Timeout, Tls
+from integration_hub.http import LinkHeader, Timeout, Tls
 from integration_hub.http.transport import _MOST_HOSTS
+from integration_hub.testing import ScriptedTransport
 from raw_server import Peer, Serve, answer
 
 
@@ -103,6 +104,11 @@ def test_a_query_is_encoded(echoing: HttpClient) -> None:
     params = {"q": "a b&c=d/é", "tag": ["x", "y"], "none": None, "flag": True, "n": 1}
     query = asked(echoing.get("contacts?page=1", params=params))["query"]
     assert query == "page=1&q=a+b%26c%3Dd%2F%C3%A9&tag=x&tag=y&flag=true&n=1"
+
+
+def test_a_header_may_be_given_in_bytes(echoing: HttpClient) -> None:
+    header: Any = "Grüße".encode("latin-1")
+    assert asked(echoing.get("/", headers={"X-Word": header}))["headers"]["X-Word"] == "Grüße"
 
 
 def test_headers_are_merged_whatever_their_case(httpserver: HTTPServer) -> None:
@@ -319,6 +325,28 @@ def test_bodies_are_decoded_into_types(httpserver: HTTPServer, client: HttpClien
     assert client.get("many", into=list[Contact]).unwrap().value == [Contact(1, "a@b")]
     either: pydantic.TypeAdapter[Model | list[Model]] = pydantic.TypeAdapter(Model | list[Model])
     assert client.get("one", into=either).unwrap().value == Model(id=1)
+
+
+@pytest.mark.parametrize("into", [HttpClient, list[HttpClient], "Nowhere", 3, {"id": int}])
+def test_nothing_is_sent_whose_answer_could_not_be_decoded(into: Any) -> None:
+    transport = ScriptedTransport()
+    client = HttpClient("https://crm.test", transport=transport)
+    calls: list[Callable[[], object]] = [
+        lambda: client.post("charges", into=into),
+        lambda: next(client.pages("charges", strategy=LinkHeader(), into=into)),
+    ]
+    for call in calls:
+        with pytest.raises(ValidationError) as refused:
+            call()
+        assert refused.value.field == "into"
+        assert len(refused.value.message.splitlines()) == 1
+    assert transport.requests == []
+
+
+def test_a_type_without_a_hash_is_decoded_into() -> None:
+    cents: Any = Annotated[int, {"unit": "cent"}]
+    client = HttpClient("https://crm.test", transport=ScriptedTransport().reply(json=7))
+    assert client.get("price", into=cents).unwrap().value == 7
 
 
 def test_a_document_that_does_not_fit_is_told_by_its_place(
@@ -588,6 +616,24 @@ def test_a_token_that_is_refused_is_fetched_anew_once(httpserver: HTTPServer) ->
     assert isinstance(outcome.error, StatusError)
     assert outcome.error.status == 401
     assert len(login.asked) == 3
+
+
+def test_a_credential_that_is_refused_and_has_no_successor_is_the_outcome() -> None:
+    transport = ScriptedTransport().reply(401)
+    outcome = HttpClient("https://crm.test", auth=BearerAuth("t1"), transport=transport).get("x")
+    assert isinstance(outcome, Err)
+    assert isinstance(outcome.error, StatusError)
+    assert len(transport.requests) == 1
+
+
+def test_what_can_t_be_sent_again_is_not_after_a_401_either(httpserver: HTTPServer) -> None:
+    login = Login(httpserver)
+    assert login.client.get("data").is_ok
+    login.tokens += 1
+    outcome = login.client.put("data", content=iter([b"a", b"b"]))
+    assert isinstance(outcome, Err)
+    assert isinstance(outcome.error, StatusError)
+    assert len(login.asked) == 1
 
 
 def test_many_threads_fetch_one_token(httpserver: HTTPServer) -> None:

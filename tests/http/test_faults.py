@@ -262,6 +262,21 @@ def test_a_connection_that_is_not_made_runs_into_the_connect_limit() -> None:
     assert (error.phase, error.was_sent) == ("connect", False)
 
 
+def test_a_name_that_is_not_resolved_in_time_runs_into_the_connect_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    is_over = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **given: is_over.wait(60) and [])
+    limits = Timeout(connect=0.2, total=5)
+    outcome, taken = timed(
+        lambda: HttpClient("http://crm.test", timeout=limits, retry=ONCE).get("/")
+    )
+    is_over.set()
+    error = failure(outcome, TimedOut)
+    assert (error.phase, error.limit.total_seconds(), error.was_sent) == ("connect", 0.2, False)
+    assert 0.2 <= taken < 3
+
+
 def test_waiting_for_a_free_connection_has_a_limit_too(serve: Serve) -> None:
     entered = threading.Event()
 
