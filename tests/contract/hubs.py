@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
-from sqlalchemy import URL, create_engine
+from sqlalchemy import URL, Engine, create_engine, event
 
 from integration_hub import EVERY_TENANT, Hub, HubError, UnitOfWork
 from integration_hub.ports.unit_of_work import Tenant
@@ -31,6 +31,22 @@ class OnPostgres:
     @pytest.fixture
     def hub(self, hub_postgres: Hub) -> Hub:
         return hub_postgres
+
+
+class OnTracedPostgres:
+    """Where somebody traces what SQLAlchemy executes, as OpenTelemetry does: all goes by way of it,
+    and nothing straight to psycopg.
+    """
+
+    @pytest.fixture
+    def hub(self, hub_postgres: Hub) -> Iterator[Hub]:
+        event.listen(Engine, "before_cursor_execute", _hear)
+        yield hub_postgres
+        event.remove(Engine, "before_cursor_execute", _hear)
+
+
+def _hear(*call: object) -> None:
+    """That there is somebody who does is all that counts."""
 
 
 def names(hub: Hub) -> list[str]:
