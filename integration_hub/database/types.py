@@ -61,12 +61,6 @@ class UtcDateTime(TypeDecorator[datetime]):
 
         return write
 
-    def literal_processor(self, dialect: Dialect) -> Processor:
-        def write(value: datetime) -> str:
-            return f"'{value.astimezone(UTC).replace(tzinfo=None)}+00:00'"
-
-        return write
-
     def result_processor(self, dialect: Dialect, coltype: object) -> Processor:
         if dialect.name != "sqlite":
             return _in_utc

@@ -35,3 +35,34 @@ def test_containment_is_the_same_everywhere(database: DatabaseConnectionManager)
         answer = database.query(statement, texts).rows[0]["answer"]
         assert bool(answer) is expected, (document, fragment)
         assert json_contains(document, fragment) is expected, (document, fragment)
+
+
+@pytest.mark.parametrize(
+    ("document", "texts", "expected"),
+    [
+        ('["a", "b"]', ["b", "c"], True),
+        ('["a", "b"]', ["c"], False),
+        ('["a"]', [], False),
+        ('{"a": 1}', ["a"], True),
+        ('"a"', ["a"], True),
+        ('"ab"', ["a"], False),
+        ("7", ["7"], False),
+        ("null", ["null"], False),
+        (None, ["a"], None),
+    ],
+)
+def test_whether_one_of_some_texts_is_there_is_the_same_everywhere(
+    database: DatabaseConnectionManager,
+    document: str | None,
+    texts: list[str],
+    expected: bool | None,
+) -> None:
+    """Of whatever stands in a column, by hand too."""
+    if database.is_postgres:
+        statement = "SELECT CAST(:document AS jsonb) ?| CAST(:texts AS text[]) AS answer"
+        given: object = texts
+    else:
+        statement = "SELECT integration_hub_json_has_any(:document, :texts) AS answer"
+        given = json.dumps(texts)
+    (row,) = database.query(statement, {"document": document, "texts": given}).rows
+    assert (None if row["answer"] is None else bool(row["answer"])) is expected

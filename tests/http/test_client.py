@@ -189,7 +189,13 @@ def test_a_stream_goes_up_in_chunks_and_a_file_with_its_length(serve: Serve) -> 
     client = HttpClient(server.url)
     assert client.post("/", content=(part for part in [b"ab", b"cde"])).is_ok
     assert client.post("/", content=io.BytesIO(b"abcde")).is_ok
-    chunked, whole = server.requests
+    reading, writing = os.pipe()
+    os.write(writing, b"abcde")
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:  # a file of which nobody knows how long it is
+        assert client.post("/", content=pipe).is_ok
+    chunked, whole, piped = server.requests
+    assert b"5\r\nabcde\r\n0\r\n\r\n" in piped
     assert b"Transfer-Encoding: chunked" in chunked
     assert b"2\r\nab\r\n3\r\ncde\r\n0\r\n\r\n" in chunked
     assert b"Content-Length: 5" in whole

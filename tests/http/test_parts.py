@@ -316,6 +316,14 @@ def test_one_request_probes_while_others_are_refused() -> None:
     assert [breaker.wait(11), breaker.wait(11)] == [0, 0]
 
 
+def test_what_began_before_a_circuit_opened_says_nothing_of_its_rest() -> None:
+    breaker = CircuitBreaker(failures=1, rest=10)
+    assert [breaker.wait(0), breaker.wait(0)] == [0, 0]
+    breaker.tell(0, failed=True)
+    breaker.tell(5, failed=False)  # the other one
+    assert breaker.wait(5) == 5
+
+
 def test_requests_wait_for_their_turn_within_their_time() -> None:
     transport = ScriptedTransport()
     caller = client(transport, rate_limit=RateLimit(2, per=1, burst=2), timeout=Timeout(total=1.4))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import psycopg
 import pytest
+from sqlalchemy.exc import InvalidRequestError
 
 from integration_hub import (
     DatabaseUnavailable,
@@ -13,7 +14,7 @@ from integration_hub import (
     SerializationConflict,
     StorageError,
 )
-from integration_hub.database.faults import driver_fault
+from integration_hub.database.faults import driver_fault, fault
 
 MEANINGS: dict[str, type[HubError]] = {
     "40001": SerializationConflict,
@@ -72,3 +73,9 @@ def test_a_fault_without_a_code_is_told_by_its_kind(
     error: Exception, is_lost: bool, kind: type[HubError]
 ) -> None:
     assert type(driver_fault(error, is_lost=is_lost)) is kind
+
+
+def test_a_fault_of_sqlalchemy_s_own_is_told_by_its_kind_and_without_its_words() -> None:
+    told = fault(InvalidRequestError("this Session's transaction, s3cr3t"))
+    assert type(told) is StorageError
+    assert told.message == "the database layer failed (InvalidRequestError)"

@@ -17,12 +17,14 @@ from integration_hub import (
     DatabaseUnavailable,
     Err,
     Hub,
+    HubSettings,
     Integration,
     PoolSettings,
     SqliteUnitOfWork,
     StorageError,
     UnitOfWork,
 )
+from integration_hub.sql.models import metadata
 from integration_hub.testing import IntegrationFactory
 
 PAGE = 4096  # bytes
@@ -42,6 +44,20 @@ def file(tmp_path: Path) -> Path:
 
 def add(uow: UnitOfWork) -> Integration:
     return uow.integrations.add(Integration(name="CRM", type="salesforce"))
+
+
+def test_a_hub_whose_tables_are_in_a_service_s_own_history_is_well(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'own.db'}"
+    engine = create_engine(url)
+    metadata.create_all(engine)
+    engine.dispose()
+    with Hub.from_url(url) as hub:
+        assert not hub.health().ok
+    settings = HubSettings.model_construct(check_schema=False)
+    with Hub.from_url(url, settings=settings) as hub:
+        assert hub.run(add).is_ok
+        health = hub.health()
+        assert (health.ok, health.error, health.schema.current) == (True, None, None)
 
 
 def refused(url: str) -> str:
