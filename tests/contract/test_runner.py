@@ -448,6 +448,22 @@ def test_a_cancelled_job_stops_its_handler(each_hub: Hub, hub_clock: ManualClock
     assert [run.status for run in history(each_hub, job)] == ["cancelled"]
 
 
+def test_a_handler_that_fails_while_its_worker_ends_counts_no_attempt(each_hub: Hub) -> None:
+    """Perhaps by what else comes to its end, and it has not looked."""
+    _, (job,) = add_jobs(each_hub)
+
+    def pull(context: SyncContext) -> None:
+        runner.stop()
+        assert context._stop.wait(30)
+        raise ConnectionError("the pool is closed")
+
+    runner = SyncRunner(each_hub, {"crm": pull}, grace=0)
+    runner.run_once()
+    after = job_of(each_hub, job)
+    assert (after.status, after.attempt) == ("pending", 0)
+    assert [run.error_code for run in history(each_hub, job)] == ["released"]
+
+
 def test_a_job_that_is_cancelled_while_its_worker_ends_is_not_given_back(
     each_hub: Hub, hub_clock: ManualClock
 ) -> None:
