@@ -244,7 +244,6 @@ class SyncJob(Aggregate):
             changes.update(status=status, status_changed_at=now)
         elif self.status == _S.CANCELLED:
             changes.pop("next_run_at", None)
-            changes.pop("scheduled_for", None)
         if started_at is not None:
             changes["last_run_at"] = started_at
         return evolved(self, version=self.version + 1, updated_at=now, **changes)

@@ -806,6 +806,36 @@ def test_heartbeats_keep_a_lease_alive(hub_postgres_url: Any, way: str) -> None:
         assert job_of(hub, job).status == "completed"
 
 
+def test_heartbeats_go_on_after_what_a_handler_stored_itself(hub_postgres_url: Any) -> None:
+    with Hub.from_url(hub_postgres_url) as hub:  # by the real clock
+        add_jobs(hub)
+        beats: list[bool] = []
+
+        def pull(context: SyncContext) -> None:
+            with context.unit_of_work() as uow:
+                context.progress(records=1, uow=uow)
+                uow.commit()
+            stored = lease(hub, context)
+            while lease(hub, context) == stored and not context.wait(0.02):
+                continue
+            beats.append(lease(hub, context) > stored)
+
+        SyncRunner(hub, {"crm": pull}, lease=3, grace=0).run_once()
+        assert beats == [True]
+
+
+def test_the_first_reason_to_stop_counts(each_hub: Hub) -> None:
+    """A worker that ends gives nothing back whose time was over before."""
+    _, (job,) = add_jobs(each_hub, max_attempts=1, config={"sync": {"timeout": 0.05}})
+
+    def pull(context: SyncContext) -> None:
+        assert context.wait(30)
+        context.stop("stopped")
+
+    SyncRunner(each_hub, {"crm": pull}).run_once()
+    assert job_of(each_hub, job).status == "failed"
+
+
 def lease(hub: Hub, context: SyncContext) -> Any:
     with hub.unit_of_work() as uow:
         return uow.sync_runs.get(context.run.id).lease_expires_at

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from integration_hub import Schedule, SyncJob
+from integration_hub import Schedule, StatusError, SyncJob
 from integration_hub.domain.sync_job import GRACE
 from integration_hub.domain.sync_run import BACKOFF, free_slot, max_concurrency, wait_after
 from integration_hub.domain.values import new_id
@@ -205,6 +205,30 @@ def test_a_cancelled_job_has_no_next_time_and_no_try_of_one() -> None:
     assert (after["next_run_at"], after["scheduled_for"]) == (None, None)
 
 
+@pytest.mark.parametrize("catch_up", ["latest", "all", "skip"])
+def test_a_job_that_was_cancelled_meanwhile_is_planned_by_no_ending(catch_up: str) -> None:
+    """Nor is there a time that its run was for."""
+    given = job("cancelled", config={"sync": {"catch_up": catch_up}})
+    for after in (succeeded(given), unsuccessful(given), given.released(NOW)):
+        assert (after.status, after.next_run_at, after.scheduled_for) == ("cancelled", None, None)
+
+
+def test_a_job_that_makes_up_for_all_times_ends_with_the_last_of_them() -> None:
+    given = job(schedule=Schedule.once(NOON), config={"sync": {"catch_up": "all"}})
+    assert succeeded(given).status == "completed"
+
+
+@pytest.mark.parametrize(
+    ("status", "next_run_at"),
+    [("pending", NOON + timedelta(minutes=20)), ("paused", None), ("completed", None)],
+)
+def test_a_job_is_planned_anew_when_it_is_saved_without_a_time_and_waits(
+    status: str, next_run_at: datetime | None
+) -> None:
+    saved = job(status, next_run_at=None).saved(actor="alice", now=NOW)
+    assert (saved.status, saved.next_run_at) == (status, next_run_at)
+
+
 @pytest.mark.parametrize("is_new", [True, False])
 def test_only_a_new_schedule_forgets_the_time_that_tries_are_for(is_new: bool) -> None:
     before = job("pending", scheduled_for=NOON)
@@ -221,6 +245,25 @@ def test_the_longest_wait_doubles_with_each_failure_up_to_an_hour(
 ) -> None:
     waits = [wait_after(attempt, "broken") for _ in range(200)]
     assert timedelta(0) <= min(waits) < longest / 2 < max(waits) <= longest  # but for 1 in 2**199
+
+
+@pytest.mark.parametrize(
+    ("status", "is_retryable", "asked", "waits"),
+    [
+        (503, True, timedelta(hours=2), timedelta(hours=2)),
+        (503, True, timedelta(days=2), timedelta(days=1)),
+        (503, True, None, None),
+        (404, False, timedelta(hours=2), None),  # whoever says so has no say in it
+    ],
+)
+def test_what_the_other_system_asked_for_is_waited_for_if_it_may_be_tried_again(
+    status: int, is_retryable: bool, asked: timedelta | None, waits: timedelta | None
+) -> None:
+    error = StatusError(
+        status, method="GET", url="https://x.test", is_retryable=is_retryable, retry_after=asked
+    )
+    found = wait_after(1, error)
+    assert found == waits if waits is not None else found <= BACKOFF
 
 
 @pytest.mark.parametrize(
