@@ -34,6 +34,13 @@ def test_an_interval_with_a_start_keeps_to_its_grid() -> None:
     assert schedule.next_after(START + timedelta(minutes=14)) == START + timedelta(minutes=20)
 
 
+def test_an_interval_with_a_start_runs_first_at_that_start() -> None:
+    schedule = Schedule.every(600, start=START)
+    assert schedule.first_run(START - timedelta(days=1)) == START
+    assert schedule.first_run(START) == START  # which a next run would be after
+    assert schedule.first_run(START + timedelta(seconds=1)) == START + timedelta(minutes=10)
+
+
 def test_cron_runs_once_when_the_clock_goes_back() -> None:
     schedule = Schedule.cron("30 2 * * *", tz="Europe/Berlin")
     found = runs(schedule, datetime(2026, 10, 24, 12, tzinfo=UTC), 2)

@@ -11,10 +11,18 @@ from typing import Any
 
 import pytest
 
-from integration_hub import Schedule, StatusError, SyncJob
+from integration_hub import (
+    Schedule,
+    StatusError,
+    SyncJob,
+    SyncJobNotFound,
+    SyncRun,
+    SyncRunStatus,
+)
 from integration_hub.domain.sync_job import GRACE
 from integration_hub.domain.sync_run import BACKOFF, free_slot, max_concurrency, wait_after
 from integration_hub.domain.values import new_id
+from integration_hub.testing import IntegrationFactory
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 BEGAN = NOON + timedelta(minutes=1)
@@ -264,6 +272,48 @@ def test_what_the_other_system_asked_for_is_waited_for_if_it_may_be_tried_again(
     )
     found = wait_after(1, error)
     assert found == waits if waits is not None else found <= BACKOFF
+
+
+def run(**fields: Any) -> SyncRun:
+    given: dict[str, Any] = {
+        "sync_job_id": new_id(),
+        "integration_id": new_id(),
+        "slot": 1,
+        "attempt": 1,
+        "worker": "w",
+        "started_at": NOON,
+        "heartbeat_at": NOON,
+        "lease_expires_at": NOW,
+    }
+    return SyncRun(**given | fields)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        ("no such list", "failed", "no such list"),
+        ("", "failed", "failed"),
+        (KeyError("id"), "KeyError", "KeyError: 'id'"),
+        (TimeoutError(), "TimeoutError", "TimeoutError"),
+        (SyncJobNotFound("x"), "sync_job_not_found", "no sync job named 'x' in this tenant"),
+    ],
+)
+def test_a_run_that_failed_says_of_what(error: object, code: str, message: str) -> None:
+    ended = run().ended(SyncRunStatus.FAILED, NOW, error=error)
+    assert (ended.error_code, ended.error_message) == (code, message)
+
+
+def test_a_run_shows_its_state_and_not_what_it_works_with() -> None:
+    """A cursor, a config: which may be secret."""
+    secret = "s3cr3t"
+    owner = IntegrationFactory.build(config={"token": secret})
+    given = job(config={"token": secret}, integration_id=owner.id)
+    shown = repr(
+        run(checkpoint_before=secret, checkpoint_after=secret, job=given, integration=owner)
+    )
+    assert "status=<SyncRunStatus.RUNNING: 'running'>" in shown
+    assert secret not in shown
+    assert given.name not in shown
 
 
 @pytest.mark.parametrize(
