@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from integration_hub import InvalidSchedule, Schedule
+from integration_hub import InvalidSchedule, Schedule, ValidationError
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -95,6 +95,7 @@ def test_a_cron_of_every_quarter_goes_on_through_both_changes() -> None:
     [
         lambda: Schedule.cron("* * * *"),
         lambda: Schedule.cron("61 * * * *"),
+        lambda: Schedule.cron(5),  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
         lambda: Schedule.cron("0 0 30 2 *"),
         lambda: Schedule.cron("0 0 */29 2 5#4"),  # the 1st (or 30th), if it is the fourth Friday
         lambda: Schedule.cron("* * * * *", tz="Mars/Olympus"),
@@ -107,3 +108,9 @@ def test_what_is_no_schedule_is_refused(make: object) -> None:
     with pytest.raises(InvalidSchedule) as refused:
         make()  # type: ignore[operator]
     assert refused.value.code == "invalid_schedule"
+
+
+def test_a_moment_of_no_zone_has_no_next_run() -> None:
+    with pytest.raises(ValidationError) as refused:
+        Schedule.cron("* * * * *").next_after(datetime(2026, 1, 1))  # noqa: DTZ001 - on purpose
+    assert refused.value.field == "moment"
