@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from integration_hub import InvalidSchedule, Schedule, ValidationError
+from integration_hub import InvalidSchedule, Schedule, ScheduleKind, ValidationError
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -23,6 +23,7 @@ def runs(schedule: Schedule, after: datetime, count: int) -> list[datetime]:
 
 def test_once_comes_once() -> None:
     schedule = Schedule.once(START)
+    assert schedule.first_run(START + timedelta(days=1)) == START  # it is due
     assert schedule.next_after(START - timedelta(seconds=1)) == START
     assert schedule.next_after(START) is None
 
@@ -94,12 +95,15 @@ def test_a_cron_of_every_quarter_goes_on_through_both_changes() -> None:
     "make",
     [
         lambda: Schedule.cron("* * * *"),
+        lambda: Schedule.cron("* * * * * *"),  # with seconds, as some have it
         lambda: Schedule.cron("61 * * * *"),
         lambda: Schedule.cron(5),  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
         lambda: Schedule.cron("0 0 30 2 *"),
         lambda: Schedule.cron("0 0 */29 2 5#4"),  # the 1st (or 30th), if it is the fourth Friday
         lambda: Schedule.cron("* * * * *", tz="Mars/Olympus"),
         lambda: Schedule.every(0),
+        lambda: Schedule(kind=ScheduleKind.ONCE),
+        lambda: Schedule(kind=ScheduleKind.CRON, expression="* * * * *"),
         lambda: Schedule.every(float("nan")),
         lambda: Schedule.once(datetime(2026, 1, 1)),  # noqa: DTZ001 - naive on purpose
     ],
