@@ -861,7 +861,7 @@ class SyncRunContract:
                 with pytest.raises(ValidationError):
                     uow.sync_runs.succeed(wrong)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
-    def test_progress_is_checked(self, hub: Hub, parent: Integration) -> None:
+    def test_what_is_asked_of_runs_is_checked(self, hub: Hub, parent: Integration) -> None:
         self.add_job(hub, parent)
         (run,) = self.claim(hub)
         wrong: Any = 5
@@ -873,6 +873,18 @@ class SyncRunContract:
                 lambda: uow.sync_runs.fail(run, "x", retry_in=-1),
                 lambda: uow.sync_runs.fail(run, None),
                 lambda: uow.sync_runs.succeed_many([(run, wrong)]),
+                lambda: uow.sync_runs.succeed(replaced(run, id=wrong)),
+                lambda: uow.sync_runs.heartbeat(run, checkpoint=float("nan")),
+                lambda: uow.sync_runs.reap(wrong),
+                lambda: uow.sync_runs.reap(limit=0),
+                lambda: uow.sync_runs.reap(limit=1_001),
+                lambda: uow.sync_runs.history(wrong),
+                lambda: uow.sync_runs.history(run.sync_job_id, 0),
+                lambda: uow.sync_runs.history(run.sync_job_id, since=wrong),
+                lambda: uow.sync_runs.running(integration_id=wrong),
+                lambda: uow.sync_runs.running(limit=0),
+                lambda: uow.sync_runs.prune(wrong),
+                lambda: uow.sync_runs.prune(run.started_at, limit=0),
             )
             for act in acts:
                 with pytest.raises(ValidationError):
