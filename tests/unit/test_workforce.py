@@ -276,6 +276,15 @@ class Announces(Waiter):
         return super().wait(seconds, deaf=deaf)
 
 
+def work_until_let_go() -> dict[str, Any]:
+    let_go = threading.Event()
+
+    def work(piece: int) -> None:
+        let_go.wait(40)
+
+    return {"claim": lambda room: [7], "work": work, "let_go": let_go.set}
+
+
 def test_who_waits_for_work_is_woken_to_stop() -> None:
     workforce, waits = made(claim=lambda room: [], poll=3_600), threading.Event()
     with Announces(waits) as waiter:
@@ -289,13 +298,9 @@ def test_who_waits_for_work_is_woken_to_stop() -> None:
 
 def test_who_waits_for_its_threads_is_woken_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     """And lets them go when the grace time is over."""
-    let_go, waits = threading.Event(), threading.Event()
-
-    def until_let_go(piece: int) -> None:
-        let_go.wait(40)
-
+    waits = threading.Event()
     monkeypatch.setattr("integration_hub.workforce.Waiter", lambda: Announces(waits))
-    workforce = made(claim=lambda room: [7], work=until_let_go, let_go=let_go.set)
+    workforce = made(**work_until_let_go())
     working = threading.Thread(target=workforce.run_once)
     working.start()
     assert waits.wait(10)
@@ -360,12 +365,7 @@ def test_what_could_not_be_stored_is_stored_before_more_is_claimed() -> None:
 
 
 def test_who_has_no_thread_left_waits() -> None:
-    let_go = threading.Event()
-
-    def until_let_go(piece: int) -> None:
-        let_go.wait(40)
-
-    workforce = made(claim=lambda room: [7], work=until_let_go, let_go=let_go.set)
+    workforce = made(**work_until_let_go())
     with Waits(workforce, "woken", "woken") as waiter:
         workforce.run_forever(waiter)
         assert waiter.waits == [5, 5]
