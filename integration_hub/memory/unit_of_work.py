@@ -248,10 +248,9 @@ class MemoryUnitOfWork(UnitOfWorkLifecycle):
             ids = layer.ids("key", [(item.tenant, item.idempotency_key)])
             if ids != [item.id]:
                 raise _conflict(WebhookMessage)
-        if isinstance(item, WebhookDelivery | WebhookSecret | WebhookHealth):
-            of = item.id if isinstance(item, WebhookHealth) else item.webhook_id
-            if self.layer(Webhook).get(of) is None:
-                raise _conflict(Webhook)
+        is_of_webhook = isinstance(item, WebhookDelivery | WebhookSecret | WebhookHealth)
+        if is_of_webhook and self.layer(Webhook).get(item.webhook_id) is None:
+            raise _conflict(Webhook)
         if not isinstance(item, Integration | Webhook | SyncJob):
             return
         other = layer.named(scope_of(item), item.name)

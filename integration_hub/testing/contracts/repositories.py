@@ -164,6 +164,14 @@ class RepositoryContract:
             self.repository(uow).save(first)
         assert (refused.value.expected, refused.value.found) == (1, 2)
 
+    def test_what_add_was_given_is_no_version_to_change(self, hub: Hub) -> None:
+        given = self.make()
+        self.stored(hub, given)
+        with hub.unit_of_work() as uow, pytest.raises(StaleVersion) as refused:
+            self.repository(uow).save(given)
+        assert (refused.value.expected, refused.value.found) == (0, 1)
+        assert "change what add() gave" in refused.value.message
+
     def test_a_change_leaves_the_creation_as_it_was(self, hub: Hub) -> None:
         (first,) = self.stored(hub, self.make())
         another = {"created_by": "mallory", "created_at": datetime(2000, 1, 1, tzinfo=UTC)}
