@@ -242,6 +242,10 @@ class MessageContract:
             ("idempotency_key", lambda m: m.publish("a.b", 1, idempotency_key="")),
             ("limit", lambda m: m.claim(limit=0)),
             ("lease", lambda m: m.claim(lease=0.1)),
+            ("per_host", lambda m: m.claim(per_host=0)),
+            ("of_troubled", lambda m: m.claim(of_troubled=-1)),
+            ("limit", lambda m: m.prune(datetime.now(UTC), limit=0)),
+            ("before", lambda m: m.prune("yesterday")),
             ("now", lambda m: m.claim(now=datetime.max.replace(tzinfo=UTC))),
             ("delivery", lambda m: m.record("x", None)),
             ("delivery", lambda m: m.release(None)),
@@ -731,6 +735,11 @@ class MessageContract:
         (delivery,) = self.deliveries(hub, self.publish(hub))
         with pytest.raises(ValidationError, match="must be one that a claim gave"):
             self.record(hub, delivery)
+        (claimed,) = self.claim(hub)
+        wrong: Any = 200
+        with pytest.raises(ValidationError, match="must be an AttemptOutcome"):
+            self.does(hub, lambda uow: uow.messages.record(claimed, wrong))
+        assert self.record(hub, claimed).status == DeliveryStatus.DELIVERED
 
     def test_one_that_is_gone_is_disabled_at_once(self, hub: Hub, parent: Integration) -> None:
         webhook = self.add_webhook(hub, parent)
