@@ -181,11 +181,11 @@ class HttpClient:
         `value` is the body as that type. For the other options see `CallOptions`. Raises
         `ValidationError` for a call that is wrong in itself.
         """
-        adapter = None if into is None else adapter_for(into)
+        adapter = adapter_for(into)
         call = self._call(method, path, options)
         try:
             response = self._response(call, self._exchange.answer(call))
-            return Ok(response if adapter is None else _typed(response, adapter))
+            return Ok(_typed(response, adapter))
         except HttpError as error:
             return Err(error)
 
@@ -269,7 +269,7 @@ class HttpClient:
         """
         checked_count("max_pages", max_pages, least=1)
         checked_strategy(strategy)
-        adapter = None if into is None else adapter_for(into)
+        adapter = adapter_for(into)
         place: Place = (path, strategy.first(options.get("params")))
         for _ in range(max_pages):
             options["params"] = place[1]
@@ -280,7 +280,7 @@ class HttpClient:
             response: HttpResponse[Any] = outcome.value
             try:
                 following = strategy.following(response, place)
-                page = response if adapter is None else _typed(response, adapter)
+                page = _typed(response, adapter)
             except HttpError as error:
                 yield Err(error)
                 return
@@ -380,8 +380,11 @@ def _timeout(given: Timeout | timedelta | float, others: Timeout | None = None) 
     return Timeout(min(connect, total), min(read, total), total)
 
 
-def _typed(response: HttpResponse[Any], adapter: pydantic.TypeAdapter[Any]) -> HttpResponse[Any]:
-    """The response with its value."""
-    value = decoded(response, adapter)
-    object.__setattr__(response, "value", value)  # it is ours alone, and just made
+def _typed(
+    response: HttpResponse[Any], adapter: pydantic.TypeAdapter[Any] | None
+) -> HttpResponse[Any]:
+    """The response with its value, if one is wanted."""
+    if adapter is not None:
+        value = decoded(response, adapter)
+        object.__setattr__(response, "value", value)  # it is ours alone, and just made
     return response

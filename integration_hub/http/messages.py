@@ -192,17 +192,20 @@ def _adapter(into: Any) -> pydantic.TypeAdapter[Any]:
     return pydantic.TypeAdapter(into)
 
 
-def adapter_for(into: Any) -> pydantic.TypeAdapter[Any]:
-    """What reads a body as a type: one that pydantic's TypeAdapter takes, or such an adapter.
+def adapter_for(into: Any) -> pydantic.TypeAdapter[Any] | None:
+    """What reads a body as a type: one that pydantic's TypeAdapter takes, or such an adapter; None
+    where None is wanted.
 
     Raises `ValidationError` for another, so that nothing is sent whose answer can't be read.
     """
+    if into is None:
+        return None
     try:
         found = into if isinstance(into, pydantic.TypeAdapter) else _made(into)
         if not found.pydantic_complete:
             found.rebuild()
     except Exception as error:  # pydantic raises many kinds for what is no type
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        why = (str(error) or type(error).__name__).splitlines()[0]
         raise ValidationError("into", str(into), f"can't be decoded into: {why}") from error
     return found
 
