@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from unittest.mock import Mock
 
@@ -794,10 +794,7 @@ def test_heartbeats_keep_a_lease_alive(hub_postgres_url: Any, way: str) -> None:
         beats: list[bool] = []
 
         def pull(context: SyncContext) -> None:
-            first = context.run.lease_expires_at
-            while lease(hub, context) == first and not context.wait(0.02):
-                continue
-            beats.append(lease(hub, context) > first)
+            beats.append(is_extended(hub, context, context.run.lease_expires_at))
             runner.stop()
 
         runner = SyncRunner(hub, {"crm": pull}, lease=3)
@@ -815,10 +812,7 @@ def test_heartbeats_go_on_after_what_a_handler_stored_itself(hub_postgres_url: A
             with context.unit_of_work() as uow:
                 context.progress(records=1, uow=uow)
                 uow.commit()
-            stored = lease(hub, context)
-            while lease(hub, context) == stored and not context.wait(0.02):
-                continue
-            beats.append(lease(hub, context) > stored)
+            beats.append(is_extended(hub, context, lease(hub, context)))
 
         SyncRunner(hub, {"crm": pull}, lease=3, grace=0).run_once()
         assert beats == [True]
@@ -836,9 +830,16 @@ def test_the_first_reason_to_stop_counts(each_hub: Hub) -> None:
     assert job_of(each_hub, job).status == "failed"
 
 
-def lease(hub: Hub, context: SyncContext) -> Any:
+def lease(hub: Hub, context: SyncContext) -> datetime:
     with hub.unit_of_work() as uow:
         return uow.sync_runs.get(context.run.id).lease_expires_at
+
+
+def is_extended(hub: Hub, context: SyncContext, end: datetime) -> bool:
+    """Whether a lease that would have ended then was extended, before it was time to stop."""
+    while lease(hub, context) == end and not context.wait(0.02):
+        continue
+    return lease(hub, context) > end
 
 
 def test_a_handler_talks_to_its_system(hub_clock: ManualClock) -> None:

@@ -7,7 +7,7 @@ import logging
 import math
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -262,9 +262,9 @@ def test_who_finds_all_that_there_is_does_not_look_again_at_once(
 class Announces(Waiter):
     """Says when somebody waits, and how often it was woken."""
 
-    def __init__(self, waits: threading.Event) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.waits = waits
+        self.waits = threading.Event()
         self.times_woken = 0
 
     def wake(self) -> None:
@@ -286,11 +286,11 @@ def work_until_let_go() -> dict[str, Any]:
 
 
 def test_who_waits_for_work_is_woken_to_stop() -> None:
-    workforce, waits = made(claim=lambda room: [], poll=3_600), threading.Event()
-    with Announces(waits) as waiter:
+    workforce = made(claim=lambda room: [], poll=3_600)
+    with Announces() as waiter:
         working = threading.Thread(target=workforce.run_forever, args=(waiter,))
         working.start()
-        assert waits.wait(10)
+        assert waiter.waits.wait(10)
         workforce.stop()
         working.join(20)
         assert not working.is_alive()
@@ -298,12 +298,12 @@ def test_who_waits_for_work_is_woken_to_stop() -> None:
 
 def test_who_waits_for_its_threads_is_woken_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     """And lets them go when the grace time is over."""
-    waits = threading.Event()
-    monkeypatch.setattr("integration_hub.workforce.Waiter", lambda: Announces(waits))
+    waiter = Announces()
+    monkeypatch.setattr("integration_hub.workforce.Waiter", lambda: waiter)
     workforce = made(**work_until_let_go())
     working = threading.Thread(target=workforce.run_once)
     working.start()
-    assert waits.wait(10)
+    assert waiter.waits.wait(10)
     workforce.stop()
     working.join(20)
     assert not working.is_alive()
@@ -311,7 +311,7 @@ def test_who_waits_for_its_threads_is_woken_to_stop(monkeypatch: pytest.MonkeyPa
 
 def test_who_has_done_its_work_is_not_woken_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor kept."""
-    waiter = Announces(threading.Event())
+    waiter = Announces()
     monkeypatch.setattr("integration_hub.workforce.Waiter", lambda: waiter)
     workforce = made(claim=lambda room: [7])
     assert workforce.run_once() == [7]
@@ -331,12 +331,11 @@ def test_what_gives_way_to_others_is_done_again_up_to_five_times(
             raise SerializationConflict("another was quicker")
         return "done"
 
-    with ExitStack() as stack:
-        if conflicts == tries:
-            stack.enter_context(pytest.raises(SerializationConflict))
+    gives_up = conflicts == tries
+    with pytest.raises(SerializationConflict) if gives_up else nullcontext():
         assert repeated(hub, act, tenant="acme", actor="w") == "done"
     assert (len(begun), len(set(map(id, begun)))) == (tries, tries)
-    assert begun[-1].state == ("rolled_back" if conflicts == tries else "committed")
+    assert begun[-1].state == ("rolled_back" if gives_up else "committed")
 
 
 def test_what_could_not_be_stored_is_stored_before_more_is_claimed() -> None:
