@@ -37,7 +37,10 @@ T = TypeVar("T")
 R = TypeVar("R")
 _TRIES = 5
 _CALLS = -20  # so many of the calls that led to an error, the last ones
-_LOOKS = 60.0  # seconds after which a wait that nobody ended looks by itself
+#: Seconds after which a wait for threads looks by itself: Python hears of a signal that comes just
+#: before the wait begins when that is over. Source: its manual, signal, "Execution of Python signal
+#: handlers".
+_LOOKS = 1.0
 _SOON, _LATER = 0.05, 1.0  # seconds between tries to store what is left at the end: from, to
 #: Seconds between two looks for work that comes piece by piece: doubled each time it was in vain.
 _REST, _LONGEST_REST = 0.01, 0.5
