@@ -37,10 +37,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 _TRIES = 5
 _CALLS = -20  # so many of the calls that led to an error, the last ones
-#: Seconds after which a wait for threads looks by itself: Python hears of a signal that comes just
-#: before the wait begins when that is over. Source: its manual, signal, "Execution of Python signal
-#: handlers".
-_LOOKS = 1.0
 _SOON, _LATER = 0.05, 1.0  # seconds between tries to store what is left at the end: from, to
 #: Seconds between two looks for work that comes piece by piece: doubled each time it was in vain.
 _REST, _LONGEST_REST = 0.01, 0.5
@@ -315,7 +311,7 @@ class Workforce(Generic[T, R]):
         """Wait until it is done; but once it is to stop, for the grace time at the most."""
         with self._woken(waiter):
             while not is_done() and (left := self._ends_at - time.monotonic()) > 0:
-                waiter.wait(min(left, _LOOKS))
+                waiter.wait(left)
 
     @contextmanager
     def _woken(self, waiter: Waiter) -> Iterator[None]:

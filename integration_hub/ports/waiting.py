@@ -2,14 +2,21 @@
 
 May import: nothing of ours. What is here may be called by a signal handler: a socket that is
 written to takes no lock, where `threading.Event.set` may wait for the very thread it interrupts.
+
+Python runs a signal's handler in the main thread, between two of its steps. A signal that comes
+just before that thread begins to wait, or that the system gives to another thread, does not end the
+wait; what Python writes to a descriptor at once does. (Source: Python manual, `signal`, Execution
+of Python signal handlers, and `set_wakeup_fd`.)
 """
 
 from __future__ import annotations
 
+import os
 import selectors
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
@@ -22,6 +29,7 @@ _SELECTOR: type[selectors.BaseSelector] = getattr(
     selectors, "PollSelector", selectors.SelectSelector
 )
 _LONGEST_WAIT = 86_400.0  # seconds; poll() counts milliseconds, in 31 bits
+_WAKE = b"\0"  # no signal has this number
 
 Heard: TypeAlias = Literal["", "told", "woken"]
 """What ended a wait: nothing but the time, somebody who has work, or a call of `wake`."""
@@ -47,20 +55,31 @@ class Waiter:
         return "woken" if self._heard([self._ear], seconds) else ""
 
     def _heard(self, sources: list[Any], seconds: float) -> list[Any]:
+        ends_at = time.monotonic() + min(seconds, _LONGEST_WAIT)
         with _SELECTOR() as selector:
             for source in sources:
                 selector.register(source, selectors.EVENT_READ)
-            limit = max(0.0, min(seconds, _LONGEST_WAIT))
-            heard = [key.fileobj for key, _ in selector.select(limit)]
-        if self._ear in heard:
-            with suppress(BlockingIOError):
-                self._ear.recv(4096)
-        return heard
+            while True:
+                with _signals_written_to(self._voice) as elsewhere:
+                    ready = selector.select(max(0.0, ends_at - time.monotonic()))
+                said = self._said()
+                if elsewhere >= 0 and (signals := said.replace(_WAKE, b"")):
+                    os.write(elsewhere, signals)
+                heard = [key.fileobj for key, _ in ready if key.fileobj is not self._ear]
+                if _WAKE in said:
+                    heard.append(self._ear)
+                if heard or not ready:  # else only a signal, whose handler has run by now
+                    return heard
+
+    def _said(self) -> bytes:
+        with suppress(BlockingIOError):
+            return self._ear.recv(4096)
+        return b""
 
     def wake(self) -> None:
         """End the waiting, now or the next."""
         with suppress(OSError):  # it is full, so that it will wake anyway; or it is closed
-            self._voice.send(b"!")
+            self._voice.send(_WAKE)
 
     def close(self) -> None:
         self._ear.close()
@@ -79,14 +98,32 @@ class Waiter:
 
 
 @contextmanager
+def _signals_written_to(voice: socket.socket) -> Iterator[int]:
+    """A block in which the numbers of signals are written here, if it is the main thread's; gives
+    the descriptor to which they are written else (asyncio has one), or -1.
+    """
+    try:
+        before = signal.set_wakeup_fd(voice.fileno(), warn_on_full_buffer=False)
+    except ValueError:  # another thread's, which hears of no signal anyway
+        yield -1
+        return
+    try:
+        yield before
+    finally:
+        signal.set_wakeup_fd(before)
+
+
+@contextmanager
 def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
     """A block in which SIGTERM and SIGINT call `stop`; a second one does what it did before.
 
-    Only the main thread can listen to signals; raises `RuntimeError` in any other.
+    So it does in processes that are forked within the block. Only the main thread can listen to
+    signals; raises `RuntimeError` in any other.
     """
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("only the main thread can listen to signals")
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    process = os.getpid()
 
     def restore() -> None:
         for each, handler in before.items():
@@ -94,7 +131,10 @@ def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
 
     def stopped(number: int, frame: object) -> None:
         restore()
-        stop()
+        if os.getpid() == process:
+            stop()
+        else:
+            signal.raise_signal(number)
 
     for each in before:
         signal.signal(each, stopped)

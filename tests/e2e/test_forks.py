@@ -123,6 +123,43 @@ assert len(made) == 4_000
 assert len({id[19:] for id in made}) == 4_000, "what is random in them is the same"
 """
 
+#: A process that is told to end in its handler; then the worker itself is.
+HANDLER = """
+import multiprocessing, signal, time, warnings
+from integration_hub import Schedule, SyncJob, SyncOutcome, SyncRunner
+
+warnings.simplefilter("ignore", DeprecationWarning)  # forks beside threads, as many do
+processes = multiprocessing.get_context("fork")
+codes = []
+
+def rest(is_up):
+    is_up.set()
+    time.sleep(60)
+
+def handler(context):
+    is_up = processes.Event()
+    child = processes.Process(target=rest, args=(is_up,))
+    child.start()
+    is_up.wait(30)  # Python forgets which signals came before
+    child.terminate()
+    child.join(30)
+    child.kill()
+    codes.append(child.exitcode)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return SyncOutcome(records=0 if context.cancelled else 1)
+
+with Hub.in_memory() as hub:
+    with hub.unit_of_work() as uow:
+        crm = uow.integrations.add(Integration(name="CRM", type="crm", status="active"))
+        schedule = Schedule.once(hub.clock.now())
+        uow.sync_jobs.add(SyncJob(integration_id=crm.id, name="pull", schedule=schedule))
+        uow.commit()
+    SyncRunner(hub, handlers={"crm": handler}).run_until_signalled()
+    assert codes == [-signal.SIGTERM]
+    with hub.unit_of_work() as uow:
+        assert uow.sync_jobs.get_by_name("pull", crm.id).records_processed == 1
+"""
+
 
 def run(script: str, folder: Path, *arguments: str) -> None:
     command = [sys.executable, "-W", "error", "-c", PRELUDE + script, *arguments]
@@ -185,6 +222,12 @@ def server() -> Iterator[str]:
 
 def test_each_process_makes_ids_of_its_own(tmp_path: Path) -> None:
     run(IDS, tmp_path)
+
+
+def test_a_process_that_a_handler_forks_ends_by_a_signal_and_its_worker_works_on(
+    tmp_path: Path,
+) -> None:
+    run(HANDLER, tmp_path)
 
 
 def test_each_process_has_connections_of_its_own(server: str, tmp_path: Path) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import queue
 import resource
 import signal
+import socket
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
@@ -49,6 +53,66 @@ def test_a_waiter_works_where_a_process_has_many_files_open() -> None:
         assert not waiter.wait(0)
         waiter.wake()
         assert waiter.wait(60)
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[int]:
+    """The identity of another thread, which waits."""
+    rest = threading.Event()
+    thread = threading.Thread(target=rest.wait)
+    thread.start()
+    assert thread.ident is not None
+    yield thread.ident
+    rest.set()
+    thread.join()
+
+
+@pytest.fixture
+def handled() -> Iterator[queue.SimpleQueue[int]]:
+    """What SIGUSR1 puts its number into."""
+    handled: queue.SimpleQueue[int] = queue.SimpleQueue()
+    before = signal.signal(signal.SIGUSR1, lambda number, _: handled.put(number))
+    yield handled
+    signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_signal_stops_who_waits_even_if_another_thread_is_given_it(elsewhere: int) -> None:
+    """That does not end the wait of the main thread, as one does not that comes just before it."""
+    with Waiter() as waiter, stopped_by_signals(waiter.wake):
+        threading.Timer(0.05, signal.pthread_kill, (elsewhere, signal.SIGTERM)).start()
+        assert waiter.wait(60) == "woken"
+
+
+def test_a_signal_that_means_something_else_is_handled_at_once_and_ends_no_wait(
+    elsewhere: int, handled: queue.SimpleQueue[int]
+) -> None:
+    with Waiter() as waiter, ThreadPoolExecutor(1) as pool:
+
+        def interrupt() -> None:
+            for _ in range(3):
+                signal.pthread_kill(elsewhere, signal.SIGUSR1)
+                assert handled.get(timeout=30) == signal.SIGUSR1
+            waiter.wake()
+
+        interrupting = pool.submit(interrupt)
+        assert waiter.wait(60) == "woken"
+        interrupting.result()
+
+
+def test_who_else_is_told_of_signals_is_told_still(handled: queue.SimpleQueue[int]) -> None:
+    """asyncio is, by a descriptor too."""
+    reader, writer = socket.socketpair()
+    with reader, writer, Waiter() as waiter:
+        reader.setblocking(False)
+        writer.setblocking(False)
+        signal.set_wakeup_fd(writer.fileno())
+        try:
+            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+            while handled.empty():
+                assert not waiter.wait(0.1)
+        finally:
+            assert signal.set_wakeup_fd(-1) == writer.fileno()
+        assert reader.recv(10) == bytes([signal.SIGUSR1])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

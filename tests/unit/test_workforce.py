@@ -296,19 +296,10 @@ def test_who_waits_for_work_is_woken_to_stop() -> None:
         assert not working.is_alive()
 
 
-@pytest.mark.parametrize("is_woken", [True, False])
-def test_who_waits_for_its_threads_is_woken_to_stop_or_looks_by_itself(
-    monkeypatch: pytest.MonkeyPatch, *, is_woken: bool
-) -> None:
-    """And lets them go when the grace time is over. It is not woken in time where a signal comes
-    just before the wait begins.
-    """
+def test_who_waits_for_its_threads_is_woken_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And lets them go when the grace time is over."""
     waiter = Announces()
     monkeypatch.setattr("integration_hub.workforce.Waiter", lambda: waiter)
-    if is_woken:
-        monkeypatch.setattr("integration_hub.workforce._LOOKS", 3_600)
-    else:
-        monkeypatch.setattr(waiter, "wake", lambda: None)
     workforce = made(**work_until_let_go())
     working = threading.Thread(target=workforce.run_once)
     working.start()
