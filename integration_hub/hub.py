@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeAlias, TypeVar
+from typing import Any, NoReturn, Protocol, Self, TypeAlias, TypeVar
 from uuid import UUID
 
 from sqlalchemy import URL
@@ -426,6 +426,13 @@ class Hub:
         """Close the connections. To open a unit of work afterwards raises `StoreClosed`."""
         self._clients.close_all()
         self._factory.close()
+
+    def __reduce__(self) -> NoReturn:
+        """Raises `TypeError`: it belongs to its process."""
+        raise TypeError(
+            "a Hub can't be pickled: its connections are its process's own; "
+            "hand over its URL, and make one there by Hub.from_url"
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, NoReturn, TypeVar, overload
 
 from sqlalchemy import URL, Connection, Engine, create_engine, exc, make_url, text
 from sqlalchemy.orm import Session
@@ -161,6 +161,13 @@ class DatabaseConnectionManager:
         self._unpooled = self._make_engine(poolclass=NullPool).execution_options(**{LAZY: True})
         #: What time it is for all that work on this database. A file is used on one machine alone.
         self.clock: Clock = DatabaseClock(self.reading) if self.is_postgres else SystemClock()
+
+    def __reduce__(self) -> NoReturn:
+        """Raises `TypeError`: it belongs to its process."""
+        raise TypeError(
+            "a DatabaseConnectionManager can't be pickled: its connections are its process's own; "
+            "hand over its URL, and make one there"
+        )
 
     def __repr__(self) -> str:
         return f"DatabaseConnectionManager({self.url.render_as_string(hide_password=True)!r})"

@@ -111,7 +111,7 @@ class AddressGuard:
     def why_blocked(self, address: str, host: str = "") -> str | None:
         """Why an address must not be connected to; None if it may."""
         parsed = ipaddress.ip_address(address.partition("%")[0])
-        if any(parsed.version == each.version and parsed in each for each in self._allowed):
+        if any(parsed in each for each in self._allowed):
             return None
         if host.lower().rstrip(".") in _BLOCKED_NAMES:
             return "the name of a host's own services"
@@ -122,7 +122,7 @@ def _why(address: Address) -> str | None:
     if address in _NAT64:
         return _why(ipaddress.IPv4Address(address.packed[-4:]))
     for network, why in _BLOCKED:
-        if network.version == address.version and address in network:
+        if address in network:
             return why
     if address.version == 6 and address not in _GLOBAL_V6:
         return "none of the public internet"

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from importlib.metadata import version
 from types import TracebackType
-from typing import IO, Any, Self, TypeAlias
+from typing import IO, Any, NoReturn, Self, TypeAlias
 
 import pydantic
 from typing_extensions import TypedDict, TypeVar, Unpack
@@ -307,6 +307,13 @@ class HttpClient:
     def close(self) -> None:
         """Close the connections that rest; those in use close when they come back."""
         self._transport.close()
+
+    def __reduce__(self) -> NoReturn:
+        """Raises `TypeError`: it belongs to its process."""
+        raise TypeError(
+            "an HttpClient can't be pickled: its connections are its process's own; "
+            "hand over its options, and make one there"
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from integration_hub.domain.errors import ValidationError
 from integration_hub.http.client import HttpClient
@@ -104,6 +104,13 @@ class HttpClientFactory:
             self._current.clear()
         for client in clients:
             client.close()
+
+    def __reduce__(self) -> NoReturn:
+        """Raises `TypeError`: it belongs to its process."""
+        raise TypeError(
+            "an HttpClientFactory can't be pickled: its connections are its process's own; "
+            "make one there, and register its clients"
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -16,6 +16,7 @@ from integration_hub import (
     ValidationError,
 )
 from integration_hub.delivery.guard import AddressGuard
+from integration_hub.http.sockets import Addresses
 from integration_hub.http.transport import UrllibTransport
 
 REFUSED = [
@@ -150,6 +151,22 @@ def test_of_several_addresses_only_those_allowed_are_connected_to(
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
     with guarded("127.0.0.1") as client:
         assert client.get(f"http://two.example:{httpserver.port}/").unwrap().text == "ok"
+
+
+@pytest.mark.parametrize(
+    ("addresses", "named"), [(["10.0.0.1", "127.0.0.1"], "10.0.0.1"), ([], None)]
+)
+def test_of_several_addresses_the_first_is_named_and_of_none_that_it_has_none(
+    addresses: list[str], named: str | None
+) -> None:
+    kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+    found: Addresses = [(*kind, (each, 443)) for each in addresses]
+    with pytest.raises(BlockedAddress) as blocked:
+        AddressGuard()("two.example", found, method="POST", url="https://two.example/")
+    assert (blocked.value.address, blocked.value.why) == (
+        named,
+        "private" if named else "it has none",
+    )
 
 
 def test_redirects_are_checked_as_well(httpserver: HTTPServer) -> None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 
 from integration_hub import (
     EVERY_TENANT,
+    DatabaseConnectionManager,
     Err,
+    HttpClient,
+    HttpClientFactory,
     Hub,
     Ok,
     SchemaOutOfDate,
@@ -77,6 +84,26 @@ def test_a_manager_tries_at_least_once() -> None:
 def test_every_tenant_is_itself_in_another_process() -> None:
     assert pickle.loads(pickle.dumps(EVERY_TENANT)) is EVERY_TENANT
     assert repr(EVERY_TENANT) == "EVERY_TENANT"
+
+
+@pytest.mark.parametrize(
+    ("kind", "way"),
+    [
+        (Hub.in_memory, "hand over its URL, and make one there by Hub.from_url"),
+        (partial(Hub.from_url, "sqlite://"), "hand over its URL"),
+        (partial(DatabaseConnectionManager, "sqlite://"), "hand over its URL"),
+        (HttpClient, "hand over its options"),
+        (HttpClientFactory, "register its clients"),
+    ],
+)
+def test_what_belongs_to_its_process_says_so_where_it_is_sent_to_another(
+    kind: Callable[[], Any], way: str
+) -> None:
+    mine = kind()
+    for act in (pickle.dumps, copy.deepcopy, copy.copy):
+        with pytest.raises(TypeError, match=f"an? {type(mine).__name__} can't be .*; .*{way}"):
+            act(mine)
+    (mine.close_all if isinstance(mine, HttpClientFactory) else mine.close)()
 
 
 def test_the_dict_store_says_that_it_has_no_schema() -> None:
