@@ -903,6 +903,7 @@ class SyncRunContract:
             lambda: uow.sync_runs.get(run.id),
             lambda: uow.sync_runs.heartbeat(run),
             lambda: uow.sync_runs.succeed(run),
+            lambda: uow.sync_runs.succeed_many([(run, SyncOutcome())]),
             lambda: uow.sync_runs.reap(),
             lambda: uow.sync_runs.history(run.sync_job_id),
             lambda: uow.sync_runs.running(),

@@ -119,6 +119,7 @@ class UnitOfWorkContract:
             repository.stream,
             repository.count,
             lambda: uow.webhooks.for_event("a.b"),
+            lambda: uow.webhooks.get_by_name("x", item.id),
             lambda: uow.sync_jobs.due(),
             lambda: uow.sync_jobs.next_due(),
             lambda: uow.sync_jobs.get_by_name("x", item.id),
