@@ -59,22 +59,29 @@ class Waiter:
         with _SELECTOR() as selector:
             for source in sources:
                 selector.register(source, selectors.EVENT_READ)
-            while True:
-                with _signals_written_to(self._voice) as elsewhere:
+            with _signals_written_to(self._voice) as elsewhere:
+                # To let go of Python's lock: its main thread learns when it takes it that a signal
+                # came to another thread before.
+                selector.select(0)
+                while True:
                     ready = selector.select(max(0.0, ends_at - time.monotonic()))
-                said = self._said()
-                if elsewhere >= 0 and (signals := said.replace(_WAKE, b"")):
-                    os.write(elsewhere, signals)
-                heard = [key.fileobj for key, _ in ready if key.fileobj is not self._ear]
-                if _WAKE in said:
-                    heard.append(self._ear)
-                if heard or not ready:  # else only a signal, whose handler has run by now
-                    return heard
+                    is_woken = self._is_woken(elsewhere)
+                    heard = [key.fileobj for key, _ in ready if key.fileobj is not self._ear]
+                    if is_woken or heard or not ready:  # else only a signal, which has been handled
+                        break
+        if self._is_woken(elsewhere) or is_woken:
+            heard.append(self._ear)
+        return heard
 
-    def _said(self) -> bytes:
-        with suppress(BlockingIOError):
-            return self._ear.recv(4096)
-        return b""
+    def _is_woken(self, elsewhere: int) -> bool:
+        """Take in what was said; numbers of signals are passed on."""
+        try:
+            said = self._ear.recv(4096)
+        except BlockingIOError:
+            return False
+        if elsewhere >= 0 and (signals := said.replace(_WAKE, b"")):
+            os.write(elsewhere, signals)
+        return _WAKE in said
 
     def wake(self) -> None:
         """End the waiting, now or the next."""
