@@ -22,11 +22,7 @@ from integration_hub.domain.webhook_message import (
     WebhookMessage,
 )
 from integration_hub.memory.store import ANY
-from integration_hub.ports.messages import (
-    OLDEST_FIRST,
-    MessagesLife,
-    Waiting,
-)
+from integration_hub.ports.message_life import OLDEST_FIRST, MessagesLife, Waiting
 from integration_hub.ports.query import WebhookFilter
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from integration_hub.domain.webhook_message import (
     WebhookHealth,
     WebhookMessage,
 )
-from integration_hub.ports.messages import OLDEST_FIRST, Made, MessagesLife, Waiting
+from integration_hub.ports.message_life import OLDEST_FIRST, Made, MessagesLife, Waiting
 from integration_hub.ports.query import WebhookFilter
 from integration_hub.sql.filtering import asked
 from integration_hub.sql.mapping import ATTEMPTS, DELIVERIES, HEALTH, MESSAGES, WEBHOOKS, Mapper

@@ -429,7 +429,7 @@ class MessageContract:
     def test_many_that_are_failing_hide_nobody(
         self, hub: Hub, parent: Integration, hub_clock: ManualClock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("integration_hub.ports.messages.MOST_WAITING", 5)
+        monkeypatch.setattr("integration_hub.ports.message_life.MOST_WAITING", 5)
 
         def hook(number: int, **fields: Any) -> UUID:
             url = f"https://h{number}.example"
