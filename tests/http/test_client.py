@@ -228,6 +228,7 @@ def test_a_body_is_given_in_one_way(echoing: HttpClient, bodies: dict[str, Any])
         ("", "/v1"),
         ("?q=1", "/v1?q=1"),
         ("a#fragment", "/v1/a"),
+        ("#fragment", "/v1"),
         (".hidden..x", "/v1/.hidden..x"),
     ],
 )
@@ -284,6 +285,10 @@ def test_an_absolute_url_of_the_same_origin_is_taken(httpserver: HTTPServer) -> 
         "u:s3cr3t@crm.test",
         "https://crm.test?key=s3cr3t",
         "https://crm.test:s3cr3t",
+        "https:///crm",
+        "https://:443",
+        "https://crm.test/a b",
+        "https://crm.test/s3cr3t\n",
         "x y",
     ],
 )

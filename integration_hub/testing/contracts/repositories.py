@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -473,6 +474,16 @@ class RepositoryContract:
         ]
         for page in (beyond, last):
             assert (page.items, page.total, page.has_next) == ([], 5, False)
+
+    def test_a_scroll_ends_with_a_page_that_is_full(self, hub: Hub) -> None:
+        self.stored(hub, *(self.mine(name=name) for name in "abcd"))
+        with hub.unit_of_work() as uow:
+            scroll = partial(self.repository(uow).scroll, self.own(), sort=BY_NAME, size=2)
+            first = scroll()
+            second = scroll(after=first.next)
+            assert [i.name for i in (*first.items, *second.items)] == list("abcd")
+            assert second.next is None
+            uow.commit()
 
     def test_a_scroll_is_not_shaken_by_changes_before_its_place(self, hub: Hub) -> None:
         self.stored(hub, *(self.mine(name=name) for name in "bdfh"))

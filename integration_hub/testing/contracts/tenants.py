@@ -128,6 +128,7 @@ class TenantContract:
                 lambda: uow.webhooks.add(WebhookFactory(integration_id=parent)),
                 lambda: uow.webhooks.add_many([WebhookFactory(integration_id=parent)]),
                 lambda: uow.webhooks.upsert(WebhookFactory(integration_id=parent)),
+                lambda: uow.webhooks.upsert(WebhookFactory(integration_id=parent, name=NAME)),
                 lambda: uow.webhooks.save(dataclasses.replace(own_hook, integration_id=parent)),
                 lambda: uow.sync_jobs.add(SyncJobFactory(integration_id=parent)),
                 lambda: uow.sync_jobs.save(dataclasses.replace(own_job, integration_id=parent)),
