@@ -478,6 +478,24 @@ def test_links_are_read_as_they_are_meant(link: str, url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("base", "location", "asked"),
+    [
+        ("https://crm.test", "/b", ["https://crm.test/a", "https://crm.test/b"]),
+        ("https://crm.test", "https://www.test/", ["https://crm.test/a", "https://www.test/"]),
+        ("http://crm.test", "https://crm.test/b", ["http://crm.test/a", "https://crm.test/b"]),
+        ("https://crm.test", "http://crm.test/b", ["https://crm.test/a"]),
+    ],
+)
+def test_a_redirect_is_followed_wherever_https_is_not_given_up(
+    base: str, location: str, asked: list[str]
+) -> None:
+    transport = ScriptedTransport().reply(302, headers={"Location": location}).reply(204)
+    result = HttpClient(base, transport=transport).get("a")
+    assert result.is_ok is (len(asked) == 2)
+    assert [request.url for request in transport.requests] == asked
+
+
+@pytest.mark.parametrize(
     "link",
     ["https://evil.test/x", "//evil.test/x", "http://[", "//u:s3cr3t@crm.test/", "ftp://x"],
 )
