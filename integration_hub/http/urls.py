@@ -86,9 +86,7 @@ class BaseUrl:
         path = path.partition("#")[0]
         if not path:
             return self._stem
-        if path[0] == "?":
-            return self._stem + path
-        url = f"{self._stem}/{path.lstrip('/')}"
+        url = self._stem + path if path[0] == "?" else f"{self._stem}/{path.lstrip('/')}"
         return _normal(url) if _NEEDS_PARSING.search(path) else url
 
     def _absolute(self, url: str) -> str:
@@ -105,10 +103,7 @@ def _normal(url: str) -> str:
     segments = unquote(path.partition("://")[2]).replace("\\", "/").split("/")
     if ".." in segments:
         raise ValidationError("path", path, "must not lead upwards by '..'")
-    try:
-        return parse_url(f"{path}{mark}{query}".replace("\\", "%5C")).url
-    except LocationParseError:
-        raise ValidationError("path", path, "must be a valid path") from None
+    return parse_url(f"{path}{mark}{query}".replace("\\", "%5C")).url
 
 
 Params = Mapping[str, Any] | Iterable[tuple[str, Any]]

@@ -496,6 +496,20 @@ def test_a_redirect_is_followed_wherever_https_is_not_given_up(
 
 
 @pytest.mark.parametrize(
+    ("base", "path"),
+    [
+        ("https://crm.test", "https://CRM.test:443/x"),
+        ("http://crm.test:80", "http://crm.test/x"),
+        ("http://crm.test:8080/v1", "http://crm.test:8080/x"),
+    ],
+)
+def test_an_origin_is_the_same_with_its_port_and_without(base: str, path: str) -> None:
+    transport = ScriptedTransport().reply(204)
+    assert HttpClient(base, transport=transport).get(path).is_ok
+    assert transport.requests[0].url == path.replace("CRM", "crm")
+
+
+@pytest.mark.parametrize(
     "link",
     ["https://evil.test/x", "//evil.test/x", "http://[", "//u:s3cr3t@crm.test/", "ftp://x"],
 )
