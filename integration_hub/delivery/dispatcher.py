@@ -21,6 +21,7 @@ from typing import Protocol, TypeAlias
 from uuid import UUID
 
 from integration_hub.delivery.guard import AddressGuard
+from integration_hub.delivery.pace import Pace
 from integration_hub.delivery.signing import signed_headers
 from integration_hub.domain.errors import (
     BlockedAddress,
@@ -98,11 +99,11 @@ class WebhookDispatcher:
     """Delivers messages, of all tenants unless one is named; any number of them work together.
 
     `concurrency` requests are made at once, `per_host` of them to one host at the most. Webhooks
-    that are failing are sent to one at a time, and those that have failed since their last success
-    have half of the threads at the most, so that many that never answer leave the others be. Only
-    the public internet is sent to, unless `allow_private_addresses`, or `allow_networks` (such as
-    ``["10.20.0.0/16"]``), say more. It goes by the proxies of the hub, unless `proxies` says other
-    ones.
+    that are failing are sent to one at a time; those that have failed since their last success have
+    half of the threads at the most, and those that take longer than a second three quarters, so
+    that many that never answer, or slowly, leave the others be. Only the public internet is sent
+    to, unless `allow_private_addresses`, or `allow_networks` (such as ``["10.20.0.0/16"]``), say
+    more. It goes by the proxies of the hub, unless `proxies` says other ones.
 
     Durations in seconds or `timedelta`: `lease` is how long a dispatcher that is not heard of keeps
     what it claimed; `poll` is how often it looks for work that it was not told of (what it sends
@@ -145,6 +146,8 @@ class WebhookDispatcher:
         self._to_come: list[datetime] = []  # a heap: when its own attempts are to be made again
         threads = checked_count("concurrency", concurrency, least=1, most=MOST_CLAIMED)
         self._of_troubled = max(1, threads // 2)
+        self._of_slow = max(1, threads - threads // 4)
+        self._pace = Pace()
         self._poll = checked_period("poll", poll)
         self._workforce = Workforce(
             claim=self._claimed,
@@ -219,7 +222,9 @@ class WebhookDispatcher:
                 lease=self._lease,
                 per_host=self._per_host,
                 of_troubled=self._of_troubled,
+                of_slow=self._of_slow,
                 busy=self._busy(),
+                slow=self._pace.slow(),
             )
             hooks = {each.webhook_id: each.webhook for each in found if each.webhook is not None}
             secrets = uow.secrets.of_many(hooks.values())
@@ -271,7 +276,8 @@ class WebhookDispatcher:
         if self._workforce.is_stopping or waited + limit > self._lease.total_seconds():
             self._does(lambda uow: uow.messages.release(sending.delivery))
             return None
-        return sending.delivery, self._sent(sending, options, limit)
+        with self._pace.measured(sending.webhook.id):
+            return sending.delivery, self._sent(sending, options, limit)
 
     def _record(self, made: list[_Made]) -> None:
         def record(uow: UnitOfWork) -> list[WebhookDelivery]:

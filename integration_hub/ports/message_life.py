@@ -231,18 +231,29 @@ class MessagesLife(Generic[U]):
         lease: timedelta | float = DELIVERY_LEASE,
         per_host: int = PER_HOST,
         of_troubled: int = MOST_CLAIMED,
+        of_slow: int = MOST_CLAIMED,
         busy: Iterable[WebhookDelivery] = (),
+        slow: Iterable[UUID] = (),
         now: datetime | None = None,
     ) -> list[WebhookDelivery]:
         self._uow.require_active()
         checked_count("limit", limit, least=1, most=MOST_CLAIMED)
         checked_count("per_host", per_host, least=1)
         checked_count("of_troubled", of_troubled)
+        checked_count("of_slow", of_slow)
         duration = checked_lease("lease", lease)
         moment = self.clock.now() if now is None else checked_start("now", now)
         waiting = {each.webhook.id: each for each in self._waiting(moment, MOST_WAITING)}
-        places = [Place.of(each.webhook, each.is_troubled) for each in waiting.values()]
-        rooms = rooms_of(by_lot(places, moment), limit, per_host, of_troubled, busy)
+        late = {checked_id("slow", each) for each in slow}
+        places = [Place.of(each.webhook, each.is_troubled, late) for each in waiting.values()]
+        rooms = rooms_of(
+            by_lot(places, moment),
+            [Place.at(each, late) for each in busy],
+            limit,
+            per_host=per_host,
+            of_troubled=of_troubled,
+            of_slow=of_slow,
+        )
         taken = self._take(rooms, moment, duration) if rooms else []
         found = []
         for before, delivery in taken:

@@ -109,14 +109,17 @@ class MessageRepository(Protocol):
         lease: timedelta | float = DELIVERY_LEASE,
         per_host: int = PER_HOST,
         of_troubled: int = MOST_CLAIMED,
+        of_slow: int = MOST_CLAIMED,
         busy: Iterable[WebhookDelivery] = (),
+        slow: Iterable[UUID] = (),
         now: datetime | None = None,
     ) -> list[WebhookDelivery]:
         """Deliveries that are due, each for this dispatcher alone until its lease runs out.
 
         Of a webhook, no more than its ``max_concurrency``, or one while it is failing; of a host no
-        more than `per_host`; and of all that have failed since their last success no more than
-        `of_troubled`. What this dispatcher is at, `busy`, counts.
+        more than `per_host`; of all that have failed since their last success no more than
+        `of_troubled`; and of the webhooks that this dispatcher knows to be `slow` no more than
+        `of_slow`. What it is at, `busy`, counts. The webhook that has the fewest comes first.
         """
         ...
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +37,7 @@ from integration_hub import (
     public_key,
     verify,
 )
+from integration_hub.delivery.pace import Pace
 from integration_hub.domain.webhook_message import DeliveryOptions
 from integration_hub.http.client import USER_AGENT
 from integration_hub.http.messages import HttpRequest
@@ -404,6 +406,44 @@ def test_many_that_never_answer_do_not_hold_up_others(hub: Hub, threaded: HTTPSe
     with at_work(dispatcher(hub, concurrency=4, per_host=99, poll=0.05)):
         assert arrived.wait(20)
         release.set()
+
+
+def test_many_that_are_slow_to_answer_do_not_hold_up_others(
+    hub: Hub, threaded: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are known once one of their requests takes long, and leave some threads to others."""
+    now = [0.0]
+    monkeypatch.setattr(
+        "integration_hub.delivery.dispatcher.Pace", lambda: Pace(clock=lambda: now[0])
+    )
+    release = threading.Event()
+    began: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def answer(request: Request) -> Response:
+        began.put(None)
+        assert release.wait(30)
+        return Response("")
+
+    threaded.expect_request("/slow").respond_with_handler(answer)
+    arrived = answers_and_tells(threaded, "/quick", number=10)
+    for _ in range(2):
+        add_webhook(hub, threaded.url_for("/slow"))
+    publish(hub)
+    with at_work(dispatcher(hub, concurrency=4, per_host=99, poll=0.05)):
+        try:
+            for _ in range(2):
+                began.get(timeout=30)
+            now[0] += 5
+            for number in range(10):
+                publish(hub, number)
+            began.get(timeout=30)  # of four threads they have three
+            add_webhook(hub, threaded.url_for("/quick"))
+            for number in range(10):
+                publish(hub, number)
+            assert arrived.wait(20)
+            assert began.empty()
+        finally:
+            release.set()
 
 
 @pytest.mark.parametrize("concurrency", [500, 501, 1_000])

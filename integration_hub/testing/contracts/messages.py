@@ -398,6 +398,49 @@ class MessageContract:
         (last,) = self.claim(hub, of_troubled=3, busy=busy)
         assert last.is_troubled
 
+    def test_who_has_the_fewest_comes_first(self, hub: Hub, parent: Integration) -> None:
+        """Or those with the longest queues, as the slow ones have, would take every turn."""
+        many = {"delivery": {"max_concurrency": 9}}
+        late = self.add_webhook(hub, parent, url="https://late.example", config=many)
+        for number in range(6):
+            self.publish(hub, data=number)
+        busy = self.claim(hub, limit=3)
+        quick = self.add_webhook(hub, parent, url="https://quick.example", config=many)
+        for number in range(4):
+            self.publish(hub, data=number)
+        found = self.claim(hub, limit=3, busy=busy)
+        assert Counter(each.webhook_id for each in found) == {quick.id: 3}
+        found += self.claim(hub, limit=1, busy=[*busy, *found])
+        assert found[-1].webhook_id == late.id  # of two that have as many, who waits longest
+        rest = self.claim(hub, per_host=9, busy=[*busy, *found])
+        assert Counter(each.webhook_id for each in rest) == {quick.id: 1, late.id: 5}
+
+    def test_of_all_that_are_slow_no_more_than_asked_for(
+        self, hub: Hub, parent: Integration
+    ) -> None:
+        """Which these are is what a dispatcher knows."""
+        one, two, quick = (
+            self.add_webhook(hub, parent, url=f"https://h{number}.example").id
+            for number in range(3)
+        )
+        for number in range(3):
+            self.publish(hub, data=number)
+        busy = self.claim(hub, limit=4, slow=[one, two], of_slow=1)
+        assert Counter(each.webhook_id for each in busy) == {one: 1, quick: 3}
+        assert self.claim(hub, busy=busy, slow=[one, two], of_slow=1) == []
+        more = self.claim(hub, busy=busy, slow=[one, two], of_slow=2)
+        assert [each.webhook_id for each in more] == [two]
+        assert len(self.claim(hub, busy=[*busy, *more], slow=[one], of_slow=0)) == 2  # of the other
+        assert len(self.claim(hub)) == 2
+
+    @pytest.mark.parametrize("wrong", [{"slow": ["x"]}, {"of_slow": -1}, {"of_troubled": -1}])
+    def test_what_a_claim_is_told_of_others_is_checked(
+        self, hub: Hub, wrong: dict[str, Any]
+    ) -> None:
+        with pytest.raises(ValidationError) as refused:
+            self.claim(hub, **wrong)
+        assert refused.value.field in wrong
+
     def test_what_a_dispatcher_is_at_is_what_a_claim_gave(
         self, hub: Hub, parent: Integration
     ) -> None:
