@@ -263,7 +263,7 @@ def test_headers_are_equal_whatever_their_case_and_show_names_alone() -> None:
 
 def test_a_circuit_opens_after_failures_and_closes_after_a_probe() -> None:
     transport = ScriptedTransport()
-    caller = client(transport, breaker=CircuitBreaker(failures=3, window=60, rest=30))
+    caller = client(transport, breaker=CircuitBreaker(failures=3, window=600, rest=30))
     transport.reply(500).fail().hang()
     assert [caller.get("x").is_ok for _ in range(3)] == [False] * 3
     outcome = caller.get("x")
@@ -291,6 +291,14 @@ def test_failures_that_lie_apart_do_not_open_a_circuit() -> None:
         transport.clock.advance(11)
     transport.reply(200)
     assert caller.get("x").is_ok
+
+
+@pytest.mark.parametrize(("apart", "opens"), [(10, True), (10.1, False)])
+def test_failures_within_the_window_open_a_circuit(apart: float, *, opens: bool) -> None:
+    breaker = CircuitBreaker(failures=2, window=10, rest=5)
+    breaker.tell(100, failed=True)
+    breaker.tell(100 + apart, failed=True)
+    assert breaker.wait(100 + apart) == (5 if opens else 0)
 
 
 def test_answers_that_are_the_caller_s_fault_do_not_open_a_circuit() -> None:
@@ -340,6 +348,14 @@ def test_requests_wait_for_their_turn_within_their_time() -> None:
     assert isinstance(outcome.error, RateLimited)
     assert outcome.error.wait.total_seconds() == 10
     assert transport.left == 0
+
+
+@pytest.mark.parametrize(("rate", "burst"), [(2.5, 2), (0.1, 1)])
+def test_a_bucket_holds_what_comes_in_its_time_where_no_burst_is_given(
+    rate: float, burst: int
+) -> None:
+    limit = RateLimit(rate, per=60)
+    assert [limit.take(0, patience=0)[0] for _ in range(3)].count(True) == burst
 
 
 def test_a_bucket_fills_up_to_its_burst() -> None:

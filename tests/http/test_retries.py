@@ -139,11 +139,14 @@ def test_waits_grow_up_to_their_cap_and_are_jittered() -> None:
         ("0", None, 0),
         ("86400", None, 60),
         ("Wed, 21 Oct 2026 07:28:09 GMT", "Wed, 21 Oct 2026 07:28:00 GMT", 9),
+        ("Wed, 21 Oct 2026 07:28:09 GMT", "Wed, 21 Oct 2026 07:28:00 -0000", 9),
+        ("Wed, 21 Oct 2026 07:28:09 -0000", "Wed, 21 Oct 2026 07:28:00 GMT", 9),
         ("Wed, 21 Oct 2026 07:00:00 GMT", "Wed, 21 Oct 2026 07:28:00 GMT", 0),
         ("Wed, 21 Oct 1998 07:28:00 GMT", None, 0),
         ("Fri, 31 Dec 9999 23:59:59 GMT", "Thu, 01 Jan 1970 00:00:00 GMT", 60),
         ("soon", None, 0.25),
         ("-5", None, 0.25),
+        ("²", None, 0.25),
     ],
 )
 def test_retry_after_is_heeded_up_to_its_cap(header: str, date: str | None, wait: float) -> None:
@@ -166,6 +169,21 @@ def test_what_was_asked_for_is_kept_in_the_error(header: str, seconds: int) -> N
     assert isinstance(outcome.error, StatusError)
     assert outcome.error.retry_after == timedelta(seconds=seconds)
     assert outcome.error.is_retryable
+
+
+def test_a_budget_holds_no_more_than_its_capacity_and_a_success_gives_back_what_it_cost() -> None:
+    failed = ConnectionFailed("cut", method="GET", url="https://crm.test/", was_sent=True)
+    late = TimedOut(
+        "read", timedelta(seconds=1), method="GET", url="https://crm.test/", was_sent=True
+    )
+    budget = RetryBudget(20, cost=5, timeout_cost=15)
+    assert [budget.spend(failed), budget.spend(late), budget.spend(failed)] == [5, 15, 0]
+    assert budget.left == 0
+    lefts = []
+    for spent in (0, 15, 0, 5):
+        budget.give_back(spent)
+        lefts.append(budget.left)
+    assert lefts == [1, 16, 17, 20]
 
 
 def test_no_wait_goes_beyond_the_total() -> None:
