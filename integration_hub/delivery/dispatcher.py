@@ -146,7 +146,7 @@ class WebhookDispatcher:
         self._to_come: list[datetime] = []  # a heap: when its own attempts are to be made again
         threads = checked_count("concurrency", concurrency, least=1, most=MOST_CLAIMED)
         self._of_troubled = max(1, threads // 2)
-        self._of_slow = max(1, threads - threads // 4)
+        self._of_slow = max(1, threads - max(1, threads // 4))
         self._pace = Pace()
         self._poll = checked_period("poll", poll)
         self._workforce = Workforce(

@@ -408,8 +408,9 @@ def test_many_that_never_answer_do_not_hold_up_others(hub: Hub, threaded: HTTPSe
         release.set()
 
 
+@pytest.mark.parametrize(("threads", "of_slow"), [(2, 1), (4, 3), (8, 6)])
 def test_many_that_are_slow_to_answer_do_not_hold_up_others(
-    hub: Hub, threaded: HTTPServer, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, threaded: HTTPServer, monkeypatch: pytest.MonkeyPatch, threads: int, of_slow: int
 ) -> None:
     """They are known once one of their requests takes long, and leave some threads to others."""
     now = [0.0]
@@ -426,17 +427,16 @@ def test_many_that_are_slow_to_answer_do_not_hold_up_others(
 
     threaded.expect_request("/slow").respond_with_handler(answer)
     arrived = answers_and_tells(threaded, "/quick", number=10)
-    for _ in range(2):
-        add_webhook(hub, threaded.url_for("/slow"))
+    add_webhook(hub, threaded.url_for("/slow"), config={"delivery": {"max_concurrency": 99}})
     publish(hub)
-    with at_work(dispatcher(hub, concurrency=4, per_host=99, poll=0.05)):
+    with at_work(dispatcher(hub, concurrency=threads, per_host=99, poll=0.05)):
         try:
-            for _ in range(2):
-                began.get(timeout=30)
+            began.get(timeout=30)
             now[0] += 5
             for number in range(10):
                 publish(hub, number)
-            began.get(timeout=30)  # of four threads they have three
+            for _ in range(of_slow - 1):
+                began.get(timeout=30)
             add_webhook(hub, threaded.url_for("/quick"))
             for number in range(10):
                 publish(hub, number)
