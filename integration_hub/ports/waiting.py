@@ -129,7 +129,10 @@ def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
     """
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("only the main thread can listen to signals")
-    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    # A handler that is not Python's (uWSGI has some) is None, and can't be put back.
+    before = {
+        each: signal.getsignal(each) or signal.SIG_DFL for each in (signal.SIGTERM, signal.SIGINT)
+    }
     process = os.getpid()
 
     def restore() -> None:

@@ -144,6 +144,23 @@ def test_a_signal_stops_and_a_second_one_does_what_it_did_before(number: signal.
         signal.signal(number, before)
 
 
+def test_where_a_handler_is_not_python_s_the_default_comes_after_the_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in a process that uWSGI has begun."""
+    real = signal.getsignal
+    before = {each: real(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    try:
+        with Waiter() as waiter, stopped_by_signals(waiter.wake):
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert waiter.wait(60) == "woken"
+        assert [real(each) for each in before] == [signal.SIG_DFL] * 2
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
 def test_signals_are_the_main_thread_s() -> None:
     told: list[str] = []
 
