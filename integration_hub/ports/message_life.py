@@ -245,7 +245,9 @@ class MessagesLife(Generic[U]):
         moment = self.clock.now() if now is None else checked_start("now", now)
         waiting = {each.webhook.id: each for each in self._waiting(moment, MOST_WAITING)}
         late = {checked_id("slow", each) for each in slow}
-        places = [Place.of(each.webhook, each.is_troubled, late) for each in waiting.values()]
+        places = [
+            Place.of(each.webhook, late, is_troubled=each.is_troubled) for each in waiting.values()
+        ]
         rooms = rooms_of(
             by_lot(places, moment),
             [Place.at(each, late) for each in busy],

@@ -24,7 +24,8 @@ from integration_hub.domain.webhook_message import (
 )
 
 
-def host_of(webhook: Webhook) -> str:
+def _host_of(webhook: Webhook) -> str:
+    """The name of its host; empty where its URL is none."""
     try:
         return urlsplit(webhook.url).hostname or ""
     except ValueError:  # it was written by hand, and its attempts will fail
@@ -42,10 +43,10 @@ class Place:
     is_slow: bool
 
     @classmethod
-    def of(cls, webhook: Webhook, is_troubled: bool, slow: Collection[UUID]) -> Place:
+    def of(cls, webhook: Webhook, slow: Collection[UUID], *, is_troubled: bool) -> Place:
         is_failing = webhook.status == WebhookStatus.FAILING
         most = 1 if is_failing else DeliveryOptions.of(webhook).max_concurrency
-        return cls(webhook.id, host_of(webhook), most, is_troubled, webhook.id in slow)
+        return cls(webhook.id, _host_of(webhook), most, is_troubled, webhook.id in slow)
 
     @classmethod
     def at(cls, delivery: WebhookDelivery, slow: Collection[UUID]) -> Place:
@@ -53,7 +54,7 @@ class Place:
         webhook = checked_delivery(delivery).webhook
         if webhook is None:
             raise ValidationError("busy", delivery.id, "must be deliveries that a claim gave")
-        return cls.of(webhook, delivery.is_troubled, slow)
+        return cls.of(webhook, slow, is_troubled=delivery.is_troubled)
 
 
 def by_lot(places: list[Place], now: datetime) -> list[Place]:
