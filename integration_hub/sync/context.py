@@ -32,6 +32,15 @@ class OffersWork(OpensUnitsOfWork, Protocol):
     def waiter(self, channel: str) -> Waiter: ...
 
 
+#: Why a handler is to stop, in words.
+_REASONS = {
+    "time": "its time limit is over",
+    "cancelled": "its job was cancelled",
+    "lost": "another worker may have its job",
+    "stopped": "the worker ends",
+}
+
+
 class SpeaksUp(Protocol):
     """What a context needs of its runner."""
 
@@ -66,6 +75,7 @@ class SyncContext:
         self.why: str | None = None
         self.was_told = False  # whether the handler knows that it is to stop
         self.is_over = False
+        self._looks = 0  # of the runner's, since it was to stop
         self._told: tuple[UnitOfWork, SyncRun] | None = None  # in a unit of work of the handler's
         self._stored = run  # in one before that
         self.lock = threading.RLock()  # between the handler's thread and that of the heartbeats
@@ -113,6 +123,13 @@ class SyncContext:
         if now - self.heard_at > self._lease:
             self.stop("lost")
         return self._stop.is_set()
+
+    def goes_on_though(self) -> str | None:
+        """Why it was to stop, where that was so at the runner's last look already. Said once."""
+        if not (self._stop.is_set() or time.monotonic() >= self._ends_at):
+            return None
+        self._looks += 1
+        return _REASONS[self.why or "time"] if self._looks == 2 else None
 
     def wait(self, seconds: float) -> bool:
         """Wait, but not longer than until it is time to stop; gives whether it is."""

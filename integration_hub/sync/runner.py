@@ -302,6 +302,8 @@ class SyncRunner:
         contexts = self._contexts()
         try:
             for context in contexts:
+                if reason := context.goes_on_though():
+                    _LOG.warning("%s goes on, though %s", _named(context.run), reason)
                 self._beat_one(context)
         except _AWAY as error:
             late = sum(context.is_to_stop() for context in contexts)

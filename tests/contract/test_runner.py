@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -97,6 +98,67 @@ def test_a_handler_works_and_its_outcome_is_kept(each_hub: Hub) -> None:
     )
     (run,) = history(each_hub, job)
     assert (run.status, run.worker) == ("succeeded", "w1")
+
+
+class Warnings(logging.Handler):
+    """The warnings of runners, as they come."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.told: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.told.put(record.getMessage())
+
+
+@pytest.fixture
+def warnings() -> Iterator[queue.SimpleQueue[str]]:
+    handler = Warnings()
+    log = logging.getLogger("integration_hub.sync")
+    log.addHandler(handler)
+    yield handler.told
+    log.removeHandler(handler)
+
+
+def test_a_handler_that_goes_on_after_its_time_limit_is_told_of_once(
+    each_hub: Hub, warnings: queue.SimpleQueue[str]
+) -> None:
+    """At the second heartbeat, since it may just be ending. It keeps its job: nobody can end it."""
+    _, (job,) = add_jobs(each_hub, name="pull", config={"sync": {"timeout": 0.01}})
+    told: list[list[str]] = []
+
+    def pull(context: SyncContext) -> SyncOutcome:
+        time.sleep(0.02)  # longer than it may, without a look
+        for _ in range(3):
+            assert runner._beat_all()
+            told.append([] if warnings.empty() else [warnings.get()])
+        return SyncOutcome(records=1)
+
+    runner = SyncRunner(each_hub, {"crm": pull}, lease=3_600)
+    runner.run_once()
+    (run,) = history(each_hub, job)
+    words = f"sync run {run.id} of 'pull' goes on, though its time limit is over"
+    assert told == [[], [words], []]
+    assert run.status == "succeeded"
+
+
+def test_a_handler_that_goes_on_though_its_worker_ends_is_told_of(
+    hub: Hub, warnings: queue.SimpleQueue[str]
+) -> None:
+    _, (job,) = add_jobs(hub, name="pull")
+    began = threading.Event()
+
+    def pull(context: SyncContext) -> SyncOutcome:
+        began.set()
+        assert "goes on, though the worker ends" in warnings.get(timeout=30)
+        return SyncOutcome(records=1)
+
+    runner = SyncRunner(hub, {"crm": pull}, lease=1, grace=0)
+    working = in_background(runner.run_forever)
+    assert began.wait(30)
+    runner.stop()
+    working.join(30)
+    assert job_of(hub, job).records_processed == 1
 
 
 def test_a_handler_that_raises_is_tried_again_and_then_given_up(
