@@ -2,11 +2,14 @@
 
 The receiver is a process of its own on the loopback, which reads a request and answers 204. It is
 sent to by a dispatcher (everything stored: claims, attempts, states), and by a loop of plain
-`requests.post` with one Session per thread, in as many threads, with nothing stored.
+`requests.post` with one Session per thread, in as many threads, with nothing stored. And when
+messages come to quick endpoints, beside others that are slow to answer.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import multiprocessing
 import socket
 import statistics
@@ -32,11 +35,18 @@ ENDPOINTS = 4
 ROUNDS = 5
 WAITING = (1_000, 10_000, 100_000)
 WANTED = 0.5  # of the plain loop
+SLOW = (0, 4, 16)  # endpoints
+TAKES = 5.0  # seconds, to answer
+BACKLOG = 100  # messages for each of these
+QUICK, EACH_SECOND = 10, 100  # endpoints, and messages for them
+SECONDS, SETTLED = 24.0, 12.0  # how long, and from when on: who is slow is known then
 DATA = {"id": 12_345, "amount": "99.50", "currency": "EUR", "lines": list(range(20))}
 
 
-def _answer(connection: socket.socket) -> None:
-    """Requests of a connection, one after the other, each with a Content-Length."""
+def _answer(connection: socket.socket, told: Any) -> None:
+    """Requests of a connection, one after the other, each with a Content-Length. Tells when it was
+    published, and when it came, of what comes to a quick endpoint.
+    """
     with connection:
         rest = b""
         while True:
@@ -53,28 +63,32 @@ def _answer(connection: socket.socket) -> None:
             )
             while len(rest) < length:
                 rest += connection.recv(65_536)
+            if head.startswith(b"POST /quick"):
+                told.put((json.loads(rest[:length])["data"]["at"], time.time()))
+            elif head.startswith(b"POST /slow"):
+                time.sleep(TAKES)
             rest = rest[length:]
             connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
 
 
-def _serve(ports: Any) -> None:
+def _serve(ports: Any, told: Any) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=128) as server:
         ports.put(server.getsockname()[1])
         with ThreadPoolExecutor(256) as pool:
             while True:
                 connection, _ = server.accept()
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                pool.submit(_answer, connection)
+                pool.submit(_answer, connection, told)
 
 
 @contextmanager
-def receiver() -> Iterator[str]:
+def receiver() -> Iterator[tuple[str, Any]]:
     context = multiprocessing.get_context("spawn")
-    ports = context.Queue()
-    process = context.Process(target=_serve, args=(ports,), daemon=True)
+    ports, told = context.Queue(), context.Queue()
+    process = context.Process(target=_serve, args=(ports, told), daemon=True)
     process.start()
     try:
-        yield f"http://127.0.0.1:{ports.get(timeout=60)}"
+        yield f"http://127.0.0.1:{ports.get(timeout=60)}", told
     finally:
         process.terminate()
         process.join()
@@ -197,14 +211,80 @@ def _claim_and_forget(hub: Hub) -> None:
         assert len(uow.messages.claim(limit=THREADS, per_host=THREADS)) == THREADS
 
 
+def of_slow(server: URL) -> str:
+    """How late messages come to quick endpoints, beside more and more slow ones with a backlog."""
+    lines: list[list[str]] = [["median"], ["99 of 100"]]
+    for slow in SLOW:
+        late = sorted(_late(server, slow))
+        for line, share in zip(lines, (0.5, 0.99), strict=True):
+            line.append(shown(late[int(len(late) * share)]))
+    heads = [
+        f"{EACH_SECOND} a second to {QUICK} endpoints",
+        *(f"beside {slow} that take {TAKES:g} s" for slow in SLOW),
+    ]
+    return table(heads, lines)
+
+
+def _late(server: URL, slow: int) -> list[float]:
+    """Seconds from publishing to arrival, of what was published once it had settled; infinite for
+    what has not come.
+    """
+    with (
+        receiver() as (url, told),
+        temporary_database(server) as database,
+        Hub.from_url(database) as hub,
+    ):
+        hub.schema.upgrade()
+        with hub.unit_of_work() as uow:
+            parent = uow.integrations.add(Integration(name="CRM", type="crm", status="active"))
+            uow.webhooks.add_many(
+                Webhook(
+                    integration_id=parent.id,
+                    name=f"{kind}{number}",
+                    url=f"{url}/{kind}{number}",
+                    events=[f"{kind}{number}.made"],
+                )
+                for kind, count in (("quick", QUICK), ("slow", slow))
+                for number in range(count)
+            )
+            for number in range(slow * BACKLOG):
+                uow.messages.publish(f"slow{number % slow}.made", DATA)
+            uow.commit()
+        sender = WebhookDispatcher(
+            hub, concurrency=THREADS, per_host=THREADS * 8, allow_private_addresses=True
+        )
+        with ThreadPoolExecutor(1) as pool:
+            done = pool.submit(sender.run_forever)
+            began, published = time.time(), set()
+            for number in range(int(SECONDS * EACH_SECOND)):
+                time.sleep(max(0.0, began + number / EACH_SECOND - time.time()))
+                at = time.time()
+                published.add(at)
+                with hub.unit_of_work() as uow:
+                    uow.messages.publish(f"quick{number % QUICK}.made", {"at": at})
+                    uow.commit()
+            time.sleep(1)  # for the last ones
+            sender.stop()
+            done.result()
+        arrived = {}
+        while not told.empty():
+            at, came = told.get()
+            arrived[at] = came - at
+    return [arrived.get(at, math.inf) for at in published if at >= began + SETTLED]
+
+
 def run(server: URL) -> str:
     """The tables, in Markdown."""
-    return f"{of_rates(server)}\n\n{of_queues(server)}"
+    return f"{of_rates(server)}\n\n{of_queues(server)}\n\n{of_slow(server)}"
 
 
 def of_rates(server: URL) -> str:
     published, delivered, posted = [], [], []
-    with receiver() as url, temporary_database(server) as database, Hub.from_url(database) as hub:
+    with (
+        receiver() as (url, _),
+        temporary_database(server) as database,
+        Hub.from_url(database) as hub,
+    ):
         hub.schema.upgrade()
         subscribe(hub, url)
         with hub.unit_of_work() as uow:
