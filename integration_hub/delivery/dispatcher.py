@@ -133,7 +133,9 @@ class WebhookDispatcher:
         self._tenant = tenant
         self._per_host = checked_count("per_host", per_host, least=1)
         self._lease = checked_lease("lease", lease)
-        limits = Limits(pool=self._per_host, max_response_bytes=_READ, max_redirects=0)
+        threads = checked_count("concurrency", concurrency, least=1, most=MOST_CLAIMED)
+        # Claims see to it that no host has more than its part; a proxy may have them all.
+        limits = Limits(pool=threads, max_response_bytes=_READ, max_redirects=0)
         guard = None if allow_private_addresses else AddressGuard(allow_networks)
         self._client = HttpClient(
             retry=RetryPolicy(attempts=1),
@@ -144,7 +146,6 @@ class WebhookDispatcher:
         self._lock = threading.Lock()
         self._at: set[_Sending] = set()
         self._to_come: list[datetime] = []  # a heap: when its own attempts are to be made again
-        threads = checked_count("concurrency", concurrency, least=1, most=MOST_CLAIMED)
         self._of_troubled = max(1, threads // 2)
         self._of_slow = max(1, threads - max(1, threads // 4))
         self._pace = Pace()

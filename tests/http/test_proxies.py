@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -295,6 +296,33 @@ def test_a_dispatcher_goes_by_the_proxies_of_its_hub_or_its_own(
                 (delivery,) = uow.messages.deliveries(message.id)
             assert delivery.status == "delivered"
     assert (proxy.connections, other.connections, server.connections) == (1, 1, 3)
+
+
+def test_a_dispatcher_sends_as_much_at_once_through_a_proxy(serve: Serve) -> None:
+    """All hosts that are spoken to without TLS share the connections to it."""
+    together = threading.Barrier(3, timeout=20)
+
+    def behave(peer: Peer) -> None:
+        together.wait()
+        peer.send(answer())
+
+    proxy = serve(behave)
+    with Hub.in_memory() as hub:
+        with hub.unit_of_work() as uow:
+            crm = uow.integrations.add(Integration(name="crm", type="salesforce"))
+            for number in range(1, 4):
+                url = f"http://127.0.0.{number}:9/hook"
+                hook = Webhook(integration_id=crm.id, name=url, url=url, events=["*"])
+                uow.webhooks.add(hook)
+            message = uow.messages.publish("invoice.paid", {})
+            uow.commit()
+        sender = WebhookDispatcher(
+            hub, per_host=1, proxies=Proxies(http=proxy.url), allow_private_addresses=True
+        )
+        assert sender.run_once() == 3
+        with hub.unit_of_work() as uow:
+            found = uow.messages.deliveries(message.id)
+    assert [each.status for each in found] == ["delivered"] * 3
 
 
 def test_a_token_is_fetched_by_the_proxy_of_its_client(
