@@ -19,7 +19,13 @@ from integration_hub.database.engine import DatabaseConnectionManager, PoolSetti
 from integration_hub.database.health import Health, SchemaRevision
 from integration_hub.database.notifications import PostgresWaiter
 from integration_hub.database.schema import DatabaseSchemaManager
-from integration_hub.domain.errors import HubError, SchemaOutOfDate, StoreClosed, ValidationError
+from integration_hub.domain.errors import (
+    HubError,
+    SchemaOutOfDate,
+    StoreClosed,
+    ValidationError,
+    unpicklable,
+)
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.result import Result
 from integration_hub.http.client import HttpClient
@@ -429,10 +435,7 @@ class Hub:
 
     def __reduce__(self) -> NoReturn:
         """Raises `TypeError`: it belongs to its process."""
-        raise TypeError(
-            "a Hub can't be pickled: its connections are its process's own; "
-            "hand over its URL, and make one there by Hub.from_url"
-        )
+        raise unpicklable("a Hub", "hand over its URL, and make one there by Hub.from_url")
 
     def __enter__(self) -> Self:
         return self

@@ -37,7 +37,7 @@ from integration_hub.database.connections import (
 from integration_hub.database.faults import faults_named
 from integration_hub.database.health import Health, PoolFigures
 from integration_hub.database.queries import QueryResult, answered, checked_parameters, mapped
-from integration_hub.domain.errors import HubError, StoreClosed, ValidationError
+from integration_hub.domain.errors import HubError, StoreClosed, ValidationError, unpicklable
 from integration_hub.domain.values import (
     checked_count,
     checked_duration,
@@ -164,10 +164,7 @@ class DatabaseConnectionManager:
 
     def __reduce__(self) -> NoReturn:
         """Raises `TypeError`: it belongs to its process."""
-        raise TypeError(
-            "a DatabaseConnectionManager can't be pickled: its connections are its process's own; "
-            "hand over its URL, and make one there"
-        )
+        raise unpicklable("a DatabaseConnectionManager", "hand over its URL, and make one there")
 
     def __repr__(self) -> str:
         return f"DatabaseConnectionManager({self.url.render_as_string(hide_password=True)!r})"

@@ -525,3 +525,8 @@ class TooManyPages(HttpError):
     def __init__(self, most: int, *, method: str, url: str) -> None:
         super().__init__(f"more than {most:,} pages; raise max_pages", method=method, url=url)
         self.most = most
+
+
+def unpicklable(what: str, way: str) -> TypeError:
+    """What who sends something with connections to another process is told, as by pickle itself."""
+    return TypeError(f"{what} can't be pickled: its connections are its process's own; {way}")

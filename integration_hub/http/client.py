@@ -23,6 +23,7 @@ from integration_hub.domain.errors import (
     HttpError,
     TooManyPages,
     ValidationError,
+    unpicklable,
 )
 from integration_hub.domain.result import Err, Ok, Result
 from integration_hub.domain.values import (
@@ -310,10 +311,7 @@ class HttpClient:
 
     def __reduce__(self) -> NoReturn:
         """Raises `TypeError`: it belongs to its process."""
-        raise TypeError(
-            "an HttpClient can't be pickled: its connections are its process's own; "
-            "hand over its options, and make one there"
-        )
+        raise unpicklable("an HttpClient", "hand over its options, and make one there")
 
     def __enter__(self) -> Self:
         return self

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Mapping
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
-from integration_hub.domain.errors import ValidationError
+from integration_hub.domain.errors import ValidationError, unpicklable
 from integration_hub.http.client import HttpClient
 
 #: Clients by version that are kept at once, with their connections: 1,024 open files are a common
@@ -107,10 +107,7 @@ class HttpClientFactory:
 
     def __reduce__(self) -> NoReturn:
         """Raises `TypeError`: it belongs to its process."""
-        raise TypeError(
-            "an HttpClientFactory can't be pickled: its connections are its process's own; "
-            "make one there, and register its clients"
-        )
+        raise unpicklable("an HttpClientFactory", "make one there, and register its clients")
 
     def __enter__(self) -> Self:
         return self
