@@ -125,7 +125,7 @@ assert len({id[19:] for id in made}) == 4_000, "what is random in them is the sa
 
 #: A process that is told to end in its handler; then the worker itself is.
 HANDLER = """
-import multiprocessing, signal, time, warnings
+import multiprocessing, signal, warnings
 from integration_hub import Schedule, SyncJob, SyncOutcome, SyncRunner
 
 warnings.simplefilter("ignore", DeprecationWarning)  # forks beside threads, as many do
@@ -134,7 +134,7 @@ codes = []
 
 def rest(is_up):
     is_up.set()
-    time.sleep(60)
+    signal.pause()
 
 def handler(context):
     is_up = processes.Event()
