@@ -132,13 +132,14 @@ warnings.simplefilter("ignore", DeprecationWarning)  # forks beside threads, as 
 processes = multiprocessing.get_context("fork")
 codes = []
 
-def rest(is_up):
+def work(is_up):
     is_up.set()
-    signal.pause()
+    while True:  # signal.pause() would wait on if the signal came just before it
+        pass
 
 def handler(context):
     is_up = processes.Event()
-    child = processes.Process(target=rest, args=(is_up,))
+    child = processes.Process(target=work, args=(is_up,))
     child.start()
     is_up.wait(30)  # Python forgets which signals came before
     child.terminate()
