@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import venv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,6 +16,7 @@ from typing import Any, TypeAlias
 import pytest
 
 Alone: TypeAlias = Callable[[list[Any], Path], str]
+Installed: TypeAlias = Callable[..., Path]
 Walk: TypeAlias = Callable[[Path, Path, Path], list[str]]
 Blocks: TypeAlias = Callable[[Path], list[tuple[str, str, str]]]
 CHECKOUT = Path(__file__).parents[2]
@@ -98,6 +100,21 @@ def wheel(alone: Alone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     alone([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, CHECKOUT], folder)
     (built,) = folder.glob("integration_hub-*.whl")
     return built
+
+
+@pytest.fixture(scope="session")
+def installed(alone: Alone) -> Installed:
+    """``installed(folder, …)`` gives the commands of a venv with what pip installs, and no more."""
+
+    def install(folder: Path, *what: str | Path) -> Path:
+        venv.create(folder / "venv")
+        bin = folder / "venv" / "bin"
+        # By the pip that is here, and what is not imported is not compiled: it takes half as long.
+        pip = [sys.executable, "-m", "pip", "--python", bin / "python"]
+        alone([*pip, "install", "-q", "--no-compile", *what], folder)
+        return bin
+
+    return install
 
 
 def _printed(command: list[Any], folder: Path, environment: dict[str, str]) -> str:

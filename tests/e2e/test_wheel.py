@@ -5,7 +5,6 @@ Needs the package index, so it runs in an environment of its own: ``tox -e once`
 
 from __future__ import annotations
 
-import venv
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,18 +17,15 @@ from integration_hub.testing.postgres import temporary_database
 
 pytestmark = pytest.mark.wheel
 Alone: TypeAlias = Callable[[list[str | Path], Path], str]
+Installed: TypeAlias = Callable[..., Path]
 CHECKOUT = Path(__file__).parents[2]
 HEAD = "hub_0004"
 
 
 @pytest.fixture(scope="session")
-def bin(wheel: Path, alone: Alone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bin(wheel: Path, installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The commands of a venv that has the wheel and what it needs, and nothing else."""
-    folder = tmp_path_factory.mktemp("service")
-    venv.create(folder / "venv", with_pip=True)
-    found = folder / "venv" / "bin"
-    alone([found / "pip", "install", "-q", wheel], folder)
-    return found
+    return installed(tmp_path_factory.mktemp("service"), wheel)
 
 
 def test_it_holds_the_types_the_migrations_and_no_tests(wheel: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import venv
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -13,15 +12,16 @@ import pytest
 
 pytestmark = pytest.mark.wheel
 Alone: TypeAlias = Callable[[list[str | Path], Path], str]
+Installed: TypeAlias = Callable[..., Path]
 SERVICE = Path(__file__).parent / "sample_service"
 
 
-def test_a_service_tests_itself_with_the_kit(wheel: Path, alone: Alone, tmp_path: Path) -> None:
+def test_a_service_tests_itself_with_the_kit(
+    wheel: Path, alone: Alone, installed: Installed, tmp_path: Path
+) -> None:
     service = tmp_path / "service"
     shutil.copytree(SERVICE, service)
-    venv.create(tmp_path / "venv", with_pip=True)
-    bin = tmp_path / "venv" / "bin"
-    alone([bin / "pip", "install", "-q", f"{wheel}[testing]", service], tmp_path)
+    bin = installed(tmp_path, f"{wheel}[testing]", service)
     shown = alone([bin / "pytest", "-q", "-p", "no:cacheprovider"], service)
     assert re.search(r"^(\d+) passed in", shown, re.MULTILINE), shown
     assert "skipped" not in shown
