@@ -42,6 +42,7 @@ from integration_hub.http.messages import (
     adapter_for,
     charset_of,
     decoded,
+    texts_of,
 )
 from integration_hub.http.options import (
     Limits,
@@ -90,8 +91,9 @@ _CHUNK = 64 * 1024
 class HttpStream:
     """An answer whose body is read as it comes. Reading raises `HttpError`."""
 
-    def __init__(self, reply: Reply, url: str) -> None:
+    def __init__(self, reply: Reply, url: str, method: str) -> None:
         self._reply = reply
+        self._method = method
         self.status = reply.status
         self.headers = reply.headers
         self.url = url
@@ -101,15 +103,21 @@ class HttpStream:
         return self._reply.chunks(checked_count("size", size, least=1))
 
     def lines(self) -> Iterator[str]:
-        """The body as text, line by line, without the line breaks."""
-        charset = charset_of(self.headers) or "utf-8"
-        rest = b""
-        for chunk in self.chunks():
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                yield line.removesuffix(b"\r").decode(charset, errors="replace")
-        if rest:
-            yield rest.decode(charset, errors="replace")
+        """The body as text, line by line, without the line breaks, nor a byte order mark."""
+        begun: list[str] = []  # a line may be long
+        charset = charset_of(self.headers)
+        try:
+            for text in texts_of(self.chunks(), charset):
+                first, *others = text.split("\n")
+                begun.append(first)
+                for other in others:
+                    yield "".join(begun).removesuffix("\r")
+                    begun = [other]
+        except UnicodeError as error:
+            where = {"method": self._method, "url": without_query(self.url)}
+            raise DecodeError("", f"is no {charset} ({error})", part="text", **where) from None
+        if rest := "".join(begun):
+            yield rest
 
 
 class HttpClient:
@@ -250,7 +258,7 @@ class HttpClient:
             yield Err(error)
             return
         try:
-            yield Ok(HttpStream(answer.reply, answer.request.url))
+            yield Ok(HttpStream(answer.reply, answer.request.url, answer.request.method))
         finally:
             answer.reply.close()
 

@@ -233,13 +233,12 @@ class Exchange:
             content = reply.read(self._limits.max_response_bytes)
         except HttpError as error:
             note = note or f"and its body could not be read: {error.code}"
-        charset = charset_of(reply.headers) or "utf-8"
         return StatusError(
             reply.status,
             method=request.method,
             url=request.safe_url,
             is_retryable=reply.status in self._retry.statuses,
-            body=content[: 4 * _SHOWN].decode(charset, errors="replace")[:_SHOWN],
+            body=content[: 4 * _SHOWN].decode(charset_of(reply.headers), errors="replace")[:_SHOWN],
             retry_after=retry_after(reply.headers, datetime.now(UTC)),
             request_id=request_id(reply, request),
             note=note,

@@ -140,8 +140,10 @@ class HttpResponse(Generic[T]):
 
     @property
     def text(self) -> str:
-        """The body in the charset that the answer names, or UTF-8; what can't be read is U+FFFD."""
-        return self.content.decode(charset_of(self.headers) or "utf-8", errors="replace")
+        """The body in the charset that the answer names, or UTF-8; what can't be read is U+FFFD. A
+        byte order mark is no part of it.
+        """
+        return self.content.decode(charset_of(self.headers), errors="replace")
 
     def json(self) -> Any:
         """The body as JSON. Raises `DecodeError`."""
@@ -156,24 +158,28 @@ class HttpResponse(Generic[T]):
         return DecodeError(where, problem, method=self.method, url=without_query(self.url))
 
 
-def charset_of(headers: Mapping[str, str]) -> str | None:
-    """The charset in a content type, if Python knows it."""
+#: .NET, and what Excel saves, begin with a byte order mark; "utf-8-sig" reads past one.
+_UTF_8 = "utf-8-sig"
+
+
+def charset_of(headers: Mapping[str, str]) -> str:
+    """The charset in a content type; UTF-8 where there is none that Python knows."""
     kind = headers.get("content-type")
     if kind is None or "charset" not in kind.lower():
-        return None
+        return _UTF_8
     found = re.search(r"charset\s*=\s*\"?([\w.:-]+)", kind, re.IGNORECASE)
-    return _known_charset(found[1]) if found else None
+    return _known_charset(found[1]) if found else _UTF_8
 
 
 @lru_cache(maxsize=64)
-def _known_charset(name: str) -> str | None:
+def _known_charset(name: str) -> str:
     """One for texts in general: Python also knows "rot13", which is for no bytes, and "idna"."""
     try:
         known = codecs.lookup(name).name
         b" ".decode(known, errors="replace")
     except (LookupError, UnicodeError):
-        return None
-    return None if known.replace("-", "_") in _PYTHON_S_OWN else known
+        return _UTF_8
+    return _UTF_8 if known.replace("-", "_") in {"utf_8", *_PYTHON_S_OWN} else known
 
 
 #: Source: Python's manual, codecs, "Python Specific Encodings".
@@ -182,9 +188,19 @@ _PYTHON_S_OWN = {"idna", "punycode", "raw_unicode_escape", "undefined", "unicode
 
 def _utf8(headers: Mapping[str, str], content: bytes) -> bytes:
     charset = charset_of(headers)
-    if charset in (None, "utf-8", "ascii"):
-        return content
-    return content.decode(charset or "utf-8", errors="replace").encode()
+    if charset in (_UTF_8, "ascii"):
+        return content.removeprefix(codecs.BOM_UTF8)
+    return content.decode(charset, errors="replace").encode()
+
+
+def texts_of(chunks: Iterable[bytes], charset: str) -> Iterator[str]:
+    """The text of a body that comes in pieces; what can't be read is U+FFFD. Raises `UnicodeError`
+    where the decoder gives up, as at UTF-16 without its byte order.
+    """
+    decoder = codecs.getincrementaldecoder(charset)(errors="replace")
+    for chunk in chunks:
+        yield decoder.decode(chunk)
+    yield decoder.decode(b"", final=True)
 
 
 @lru_cache(maxsize=512)

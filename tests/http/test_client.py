@@ -432,6 +432,8 @@ def test_an_empty_body_can_be_asked_for(httpserver: HTTPServer, client: HttpClie
         ("application/vnd.api+json; charset=UTF-8", '"é"'.encode(), '"é"'),
         ('application/json; charset="utf-16"', '"é"'.encode("utf-16"), '"é"'),
         ("application/json; charset=klingon", b'"x"', '"x"'),
+        ("application/json", '"é"'.encode("utf-8-sig"), '"é"'),
+        ("application/json; charset=utf-8", '"é"'.encode("utf-8-sig"), '"é"'),
     ],
 )
 def test_the_charset_is_respected(
@@ -440,6 +442,7 @@ def test_the_charset_is_respected(
     httpserver.expect_request("/v1/x").respond_with_data(content, content_type=kind)
     response = client.get("x", into=str).unwrap()
     assert (response.text, response.value) == (text, json.loads(text))
+    assert response.json() == response.value
 
 
 def test_compressed_bodies_are_unpacked(serve: Serve) -> None:
@@ -516,6 +519,47 @@ def test_the_lines_of_a_stream_are_text(serve: Serve) -> None:
         for expected in (["aé", "", "b\ré"], ["a\ufffd", "", "b\r\ufffd"]):
             with client.stream("GET", "/") as outcome:
                 assert list(outcome.unwrap().lines()) == expected
+
+
+@pytest.mark.parametrize(
+    ("charset", "encoding", "letter"),
+    [
+        ("utf-8", "utf-8", "é"),
+        ("utf-8", "utf-8-sig", "é"),
+        ("klingon", "utf-8-sig", "é"),
+        ("utf-16", "utf-16", "\u0a0d"),
+        ("utf-32", "utf-32", "é"),
+        ("latin-1", "latin-1", "é"),
+        ("iso-2022-jp", "iso-2022-jp", "あ"),
+    ],
+)
+def test_lines_are_those_of_the_text_however_it_comes(
+    serve: Serve, charset: str, encoding: str, letter: str
+) -> None:
+    lines = [f"{letter},name", "", f"7,{letter}\r{letter}", "8," + letter * 200_000, "9"]
+    body = "\r\n".join(lines).encode(encoding)
+
+    def behave(peer: Peer) -> None:
+        kind = f"Content-Type: text/csv; charset={charset}"
+        head = f"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n{kind}\r\n\r\n"
+        pieces = [*(body[i : i + 1] for i in range(40)), body[40:70_001], body[70_001:]]
+        chunks = b"".join(b"%x\r\n%b\r\n" % (len(each), each) for each in [*pieces, b""])
+        peer.send(head.encode() + chunks)
+
+    with HttpClient(serve(behave).url) as client, client.stream("GET", "/") as outcome:
+        assert list(outcome.unwrap().lines()) == lines
+
+
+def test_a_stream_that_is_no_text_is_told(serve: Serve) -> None:
+    kind = "Content-Type: text/csv; charset=utf-16\r\n"
+    server = serve(lambda peer: peer.send(answer("a\nb".encode("utf-16-be"), headers=kind)))
+    with (
+        HttpClient(server.url) as client,
+        client.stream("GET", "/x?key=s3cr3t") as outcome,
+        pytest.raises(DecodeError, match="the text: is no utf-16") as told,
+    ):
+        list(outcome.unwrap().lines())
+    assert (told.value.method, told.value.url) == ("GET", f"{server.url}/x")
 
 
 def test_a_stream_that_is_left_is_closed(serve: Serve) -> None:
