@@ -99,7 +99,7 @@ class HttpStream:
         self.url = url
 
     def chunks(self, size: int = _CHUNK) -> Iterator[bytes]:
-        """The body, decoded, in pieces of at most `size` bytes."""
+        """The body, decoded, in pieces of at most `size` bytes, each as soon as it is there."""
         return self._reply.chunks(checked_count("size", size, least=1))
 
     def lines(self) -> Iterator[str]:

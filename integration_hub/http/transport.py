@@ -370,7 +370,7 @@ class Urllib3Reply:
     def _chunk(self, size: int) -> bytes:
         try:
             with within(self._deadline):
-                found: bytes = self._raw.read(size, decode_content=True)
+                found: bytes = self._raw.read1(size, decode_content=True)  # what is there
                 return found
         except (Urllib3Error, OSError, ValueError) as error:
             _raise(error, self._request, self._deadline)

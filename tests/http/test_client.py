@@ -11,6 +11,7 @@ import ssl
 import threading
 import time
 import traceback
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -484,19 +485,33 @@ def test_a_not_modified_is_an_answer(httpserver: HTTPServer, client: HttpClient)
 # --- streams ----------------------------------------------------------------------------------
 
 
-def test_a_stream_is_read_as_it_comes(serve: Serve) -> None:
+@pytest.mark.parametrize("framing", ["chunked", "length", "close", "gzip"])
+def test_a_stream_is_read_as_it_comes(serve: Serve, framing: str) -> None:
     go_on = threading.Event()
+    packer = zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
+
+    def piece(line: bytes) -> bytes:
+        if framing == "gzip":
+            line = packer.compress(line) + packer.flush(zlib.Z_SYNC_FLUSH)
+        return b"%x\r\n%b\r\n" % (len(line), line) if framing in ("chunked", "gzip") else line
 
     def behave(peer: Peer) -> None:
-        peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n")
-        assert go_on.wait(5)
-        peer.send(b"6\r\nsecond\r\n0\r\n\r\n")
+        head = {
+            "chunked": "Transfer-Encoding: chunked",
+            "length": "Content-Length: 12",
+            "close": "Connection: close",
+            "gzip": "Transfer-Encoding: chunked\r\nContent-Encoding: gzip",
+        }
+        peer.send(f"HTTP/1.1 200 OK\r\n{head[framing]}\r\n\r\n".encode() + piece(b"first\n"))
+        assert go_on.wait(30)
+        peer.send(piece(b"second") + (b"0\r\n\r\n" if framing in ("chunked", "gzip") else b""))
+        peer.connection.close()
 
     with HttpClient(serve(behave).url) as client, client.stream("GET", "/") as outcome:
-        chunks = outcome.unwrap().chunks(5)
-        assert next(chunks) == b"first"
+        lines = outcome.unwrap().lines()
+        assert next(lines) == "first"
         go_on.set()
-        assert b"".join(chunks) == b"second"
+        assert list(lines) == ["second"]
 
 
 def test_a_stream_may_be_larger_than_the_limit(httpserver: HTTPServer) -> None:
