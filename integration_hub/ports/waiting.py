@@ -133,7 +133,6 @@ def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
     before = {
         each: signal.getsignal(each) or signal.SIG_DFL for each in (signal.SIGTERM, signal.SIGINT)
     }
-    process = os.getpid()
 
     def restore() -> None:
         for each, handler in before.items():
@@ -141,14 +140,30 @@ def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
 
     def stopped(number: int, frame: object) -> None:
         restore()
-        if os.getpid() == process:
-            stop()
-        else:
-            signal.raise_signal(number)
+        stop()
 
     for each in before:
         signal.signal(each, stopped)
+    _RESTORED_IN_A_FORK.append(restore)
     try:
         yield
     finally:
+        if restore in _RESTORED_IN_A_FORK:  # else it has been, in a process that was forked
+            _RESTORED_IN_A_FORK.remove(restore)
+            restore()
+
+
+_RESTORED_IN_A_FORK: list[Callable[[], None]] = []
+
+
+def _forked() -> None:
+    """At once, since a handler may not be called there: Python 3.13.0 calls none in a process that
+    was not forked by its main thread.
+    """
+    for restore in reversed(_RESTORED_IN_A_FORK):
         restore()
+    _RESTORED_IN_A_FORK.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

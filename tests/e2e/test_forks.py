@@ -134,7 +134,7 @@ codes = []
 
 def work(is_up):
     is_up.set()
-    while True:  # signal.pause() would wait on if the signal came just before it
+    while True:  # without a call of the system that a signal would end
         pass
 
 def handler(context):
