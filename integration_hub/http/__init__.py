@@ -18,11 +18,20 @@ from integration_hub.http.interceptors import (
 )
 from integration_hub.http.messages import HttpRequest, HttpResponse
 from integration_hub.http.options import HttpOptions, Limits, Proxies, Timeout, Tls
-from integration_hub.http.pagination import Cursor, LinkHeader, Offset, PageNumber
+from integration_hub.http.pagination import (
+    AfterLast,
+    Cursor,
+    LinkHeader,
+    NextLink,
+    Offset,
+    PageNumber,
+    PageStrategy,
+)
 from integration_hub.http.retry import Backoff, RetryBudget, RetryPolicy
 from integration_hub.http.transport import Transport, UrllibTransport
 
 __all__ = [
+    "AfterLast",
     "ApiKeyAuth",
     "Backoff",
     "BasicAuth",
@@ -39,9 +48,11 @@ __all__ = [
     "LinkHeader",
     "LoggingInterceptor",
     "MetricsInterceptor",
+    "NextLink",
     "OAuth2ClientCredentials",
     "Offset",
     "PageNumber",
+    "PageStrategy",
     "Proxies",
     "RateLimit",
     "RequestIdInterceptor",

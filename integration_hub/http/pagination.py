@@ -46,6 +46,26 @@ class LinkHeader:
 
 
 @dataclass(frozen=True, slots=True)
+class NextLink:
+    """Each page holds the URL, or the path, of the next one: at ``next`` (Django REST framework),
+    ``links.next`` (JSON:API), ``@odata.nextLink`` (OData) or ``nextRecordsUrl`` (Salesforce).
+    """
+
+    at: str = "next"
+
+    def first(self, params: Params | None) -> Params | None:
+        return params
+
+    def following(self, response: HttpResponse[Any], place: Place) -> Place | None:
+        link = value_at(response, self.at)
+        if link is None or link == "":
+            return None
+        if not isinstance(link, str):
+            raise response.undecodable(self.at, "must be the URL of the next page")
+        return _joined(response.url, link), None
+
+
+@dataclass(frozen=True, slots=True)
 class Cursor:
     """Each page holds the cursor of the next one, at a place such as ``meta.next_cursor``."""
 
@@ -60,6 +80,31 @@ class Cursor:
         if cursor is None or cursor == "":
             return None
         return place[0], _with(place[1], {self.param: str(cursor)})
+
+
+@dataclass(frozen=True, slots=True)
+class AfterLast:
+    """The next page begins after the last item of the list at `items`, which is named by its `key`,
+    as Stripe does it. A page is the last if its list is empty, or `more` is there and is false.
+    """
+
+    items: str = "data"
+    key: str = "id"
+    param: str = "starting_after"
+    more: str = "has_more"
+
+    def first(self, params: Params | None) -> Params | None:
+        return params
+
+    def following(self, response: HttpResponse[Any], place: Place) -> Place | None:
+        found = list_at(response, self.items)
+        if not found or value_at(response, self.more) is False:
+            return None
+        last = _value_in(found[-1], self.key)
+        if not isinstance(last, str | int):
+            where = f"{self.items}[{len(found) - 1}].{self.key}"
+            raise response.undecodable(where, "must be there, to ask for what comes after it")
+        return place[0], _with(place[1], {self.param: str(last)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +153,18 @@ def _joined(base: str, url: str) -> str:
 
 def value_at(response: HttpResponse[Any], place: str) -> Any:
     """What stands in the body at a place such as ``meta.next``; None where nothing does."""
-    found = response.json()
-    for key in filter(None, place.split(".")):
-        found = found.get(key) if isinstance(found, Mapping) else None
+    return _value_in(response.json(), place)
+
+
+def _value_in(found: Any, place: str) -> Any:
+    """A key may hold a dot itself, as in ``@odata.nextLink``."""
+    while place:
+        if not isinstance(found, Mapping):
+            return None
+        if place in found:
+            return found[place]
+        key, _, place = place.partition(".")
+        found = found.get(key)
     return found
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import pickle
+import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -47,6 +48,7 @@ from integration_hub import (
     WebhookDispatcher,
 )
 from integration_hub.http import (
+    AfterLast,
     Backoff,
     BasicAuth,
     BearerAuth,
@@ -54,6 +56,7 @@ from integration_hub.http import (
     LinkHeader,
     LoggingInterceptor,
     MetricsInterceptor,
+    NextLink,
     OAuth2ClientCredentials,
     Offset,
     PageNumber,
@@ -548,6 +551,35 @@ def test_a_link_that_cannot_be_followed_ends_the_pages(link: str) -> None:
             [{"meta": {"next": "a b"}}, {"meta": {"next": 7}}, {"meta": {}}],
             ["s=1", "s=1&after=a+b", "s=1&after=7"],
         ),
+        (
+            NextLink(),
+            [{"next": "?s=1&p=2"}, {"next": "https://crm.test/v1/x?p=3"}, {"next": None}],
+            ["s=1", "s=1&p=2", "p=3"],
+        ),
+        (
+            NextLink(at="@odata.nextLink"),
+            [{"@odata.nextLink": "/v1/x?$skip=2"}, {"@odata.nextLink": ""}],
+            ["s=1", "$skip=2"],
+        ),
+        (
+            NextLink(at="links.next.href"),
+            [{"links": {"next": {"href": "x?p=2"}}}, {"links": {"next": None}}],
+            ["s=1", "p=2"],
+        ),
+        (
+            AfterLast(),
+            [
+                {"data": [{"id": "a"}, {"id": "b c"}], "has_more": True},
+                {"data": [{"id": 7}]},
+                {"data": [{"id": "d"}], "has_more": False},
+            ],
+            ["s=1", "s=1&starting_after=b+c", "s=1&starting_after=7"],
+        ),
+        (
+            AfterLast(items="", key="ref.no", param="after", more=""),
+            [[{"ref": {"no": 1}}], []],
+            ["s=1", "s=1&after=1"],
+        ),
         (PageNumber(items="rows"), [{"rows": [1]}, {"rows": []}], ["s=1&page=1", "s=1&page=2"]),
         (
             Offset(size=2),
@@ -565,6 +597,26 @@ def test_pages_go_on_as_the_strategy_says(
     pages = list(client(transport).pages("x", strategy=strategy, params={"s": 1}))
     assert [page.unwrap().json() for page in pages] == answers
     assert [request.url.partition("?")[2] for request in transport.requests] == queries
+
+
+@pytest.mark.parametrize(
+    ("strategy", "answer", "problem"),
+    [
+        (NextLink(), {"next": 7}, "at next: must be the URL of the next page"),
+        (NextLink(at="links.next"), {"links": {"next": {"href": "/x"}}}, "at links.next: must be"),
+        (AfterLast(), {"data": [{"id": 1}, {"no": 2}]}, r"at data\[1\].id: must be there"),
+        (AfterLast(), {"data": [None]}, r"at data\[0\].id: must be there"),
+        (AfterLast(), {"items": []}, "at data: must be a list"),
+    ],
+)
+def test_a_page_that_does_not_say_where_the_next_one_is_is_an_error(
+    strategy: Any, answer: Any, problem: str
+) -> None:
+    transport = ScriptedTransport().reply(json=answer)
+    (only,) = client(transport).pages("x", strategy=strategy)
+    assert isinstance(only, Err)
+    assert isinstance(only.error, DecodeError)
+    assert re.search(problem, only.error.message)
 
 
 def test_pages_are_got_when_they_are_asked_for() -> None:
