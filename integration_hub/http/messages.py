@@ -244,7 +244,8 @@ def decoded(response: HttpResponse[Any], adapter: pydantic.TypeAdapter[T]) -> T:
         return adapter.validate_json(_utf8(response.headers, response.content))
     except pydantic.ValidationError as error:
         if not response.content:
-            raise response.undecodable("", "is empty") from None
+            problem = "is empty; where it may be (204, 304), ask for `… | None`"
+            raise response.undecodable("", problem) from None
         first = error.errors(include_input=False, include_url=False)[0]
         raise response.undecodable(_place(first["loc"]), first["msg"]) from None
 

@@ -408,6 +408,7 @@ def test_an_answer_to_head_has_nothing_to_decode(
     outcome = client.head("x", into=Model)
     assert isinstance(outcome, Err)
     assert isinstance(outcome.error, DecodeError)
+    assert "ask for `… | None`" in outcome.error.message
 
 
 def test_a_response_shows_nothing_that_may_be_secret(
@@ -479,7 +480,9 @@ def test_connections_are_kept_and_used_again(serve: Serve) -> None:
 
 def test_a_not_modified_is_an_answer(httpserver: HTTPServer, client: HttpClient) -> None:
     httpserver.expect_request("/v1/x").respond_with_data(b"", status=304)
-    assert client.get("x", headers={"If-None-Match": '"1"'}).unwrap().status == 304
+    either: pydantic.TypeAdapter[Model | None] = pydantic.TypeAdapter(Model | None)
+    response = client.get("x", headers={"If-None-Match": '"1"'}, into=either).unwrap()
+    assert (response.status, response.value) == (304, None)
 
 
 # --- streams ----------------------------------------------------------------------------------
