@@ -3,7 +3,7 @@
 May import: `domain`, requests, urllib3, pydantic.
 """
 
-from integration_hub.http.client import HttpClient
+from integration_hub.http.client import HttpClient, HttpStream
 from integration_hub.http.factory import HttpClientFactory
 from integration_hub.http.guards import CircuitBreaker, RateLimit
 from integration_hub.http.interceptors import (
@@ -43,6 +43,7 @@ __all__ = [
     "HttpOptions",
     "HttpRequest",
     "HttpResponse",
+    "HttpStream",
     "Interceptor",
     "Limits",
     "LinkHeader",

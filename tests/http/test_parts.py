@@ -644,9 +644,10 @@ def test_pages_end_with_an_error_or_with_the_most_that_were_asked_for() -> None:
     assert isinstance(only.error, DecodeError)
 
 
-def test_a_strategy_is_an_object() -> None:
-    with pytest.raises(ValidationError):
-        next(client(ScriptedTransport()).pages("x", strategy=LinkHeader))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+@pytest.mark.parametrize("strategy", [LinkHeader, "next", None])
+def test_a_strategy_is_an_object(strategy: Any) -> None:
+    with pytest.raises(ValidationError, match="strategy"):
+        next(client(ScriptedTransport()).pages("x", strategy=strategy))
 
 
 # --- the factory and the hub ------------------------------------------------------------------

@@ -9,20 +9,21 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from integration_hub import HttpClient, Limits, Ok, RetryPolicy
-from integration_hub.http import Backoff
+from integration_hub import HttpClient, HttpError, Limits, Ok, Result, RetryPolicy
+from integration_hub.http import Backoff, HttpStream
 from integration_hub.testing import ScriptedTransport
 from raw_server import Peer, Serve
 
 STATUSES = [200, 201, 202, 204, 205, 206, 300, 301, 302, 303, 304, 307, 308, 400, 401, 404, 408]
 STATUSES += [410, 425, 429, 500, 501, 502, 503, 504, 599]
 BODIES = [b"", b"null", b"1", b'"x"', b"{", b"no JSON", b"\xff\xfe", "ü".encode("latin-1")]
-BODIES += [b"x" * 3_000, b"[" * 2_000]
+BODIES += [b"x" * 3_000, b"[" * 2_000, b"\xef\xbb\xbf7", b"a\r\nb\nc"]
 HEADERS: list[dict[str, str]] = [
     {},
     {"Content-Type": "application/json"},
     {"Content-Type": "text/html"},
     {"Content-Type": "application/json; charset=latin-1"},
+    {"Content-Type": "application/json; charset=utf-16"},
     {"Content-Encoding": "gzip"},  # and the body is none
     {"Retry-After": "0"},
     {"Location": "/elsewhere"},
@@ -66,17 +67,36 @@ class Question:
     method: str
     into: Any
     body: dict[str, Any]
+    is_streamed: bool
     answers: list[Answer] = field(default_factory=list)
 
     def asked_of(self, client: HttpClient) -> tuple[Any, ...]:
         """All that a caller sees of what came of it, but for how long it took."""
+        if self.is_streamed:
+            with client.stream(self.method, "x?q=1", **self.body) as streamed:
+                return _read(streamed)
         outcome = client.request(self.method, "x?q=1", into=self.into, **self.body)
         if isinstance(outcome, Ok):
             found = outcome.value
             seen = (found.content, found.text, found.value, found.attempts, found.request_id)
             return (found.status, found.url, *seen)
-        error = outcome.error
-        return (error.message, error.is_retryable, _kept(error), _kept(getattr(error, "last", {})))
+        return _seen(outcome.error)
+
+
+def _read(streamed: Result[HttpStream, HttpError]) -> tuple[Any, ...]:
+    if not isinstance(streamed, Ok):
+        return _seen(streamed.error)
+    found = streamed.value
+    lines: list[str] = []
+    try:
+        lines += found.lines()
+    except HttpError as error:
+        return (found.status, found.url, *_seen(error))
+    return (found.status, found.url, lines)
+
+
+def _seen(error: HttpError) -> tuple[Any, ...]:
+    return (error.message, error.is_retryable, _kept(error), _kept(getattr(error, "last", {})))
 
 
 def _kept(error: Any) -> dict[str, Any]:
@@ -92,6 +112,7 @@ QUESTIONS = st.builds(
     st.sampled_from(["GET", "HEAD", "POST", "PUT", "DELETE"]),
     st.sampled_from([None, int, str, list[int]]),
     st.sampled_from([{}, {"json": 1}, {"content": b"x", "idempotency_key": "k"}]),
+    st.booleans(),
     st.lists(ANSWERS | ANSWERS.map(zipped), max_size=4),
 )
 
