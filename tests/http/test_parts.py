@@ -551,6 +551,7 @@ def test_a_link_that_cannot_be_followed_ends_the_pages(link: str) -> None:
             [{"meta": {"next": "a b"}}, {"meta": {"next": 7}}, {"meta": {}}],
             ["s=1", "s=1&after=a+b", "s=1&after=7"],
         ),
+        (Cursor(), [{"next_cursor": 0}, {"next_cursor": ""}], ["s=1", "s=1&cursor=0"]),
         (
             NextLink(),
             [{"next": "?s=1&p=2"}, {"next": "https://crm.test/v1/x?p=3"}, {"next": None}],
