@@ -253,12 +253,21 @@ def test_headers_are_equal_whatever_their_case_and_show_names_alone() -> None:
     headers = Headers({"X-Key": "s3cr3t", "Accept": "*/*"})
     assert headers["x-KEY"] == "s3cr3t"
     assert "X-KEY" in headers
+    neither: Any = 7
+    assert neither not in headers
     assert len(headers.merged({"x-key": "other"})) == 2
     assert list(headers.without("ACCEPT")) == ["X-Key"]
     assert repr(headers) == "Headers(X-Key, Accept)"
     request = HttpRequest("GET", "https://h.test/x?key=s3cr3t", headers, b"s3cr3t")
     assert "s3cr3t" not in repr(request.with_headers(Idempotency_Key="1"))
     assert request.with_headers(Idempotency_Key="1").headers["idempotency-key"] == "1"
+
+
+@pytest.mark.parametrize("headers", ["X-Key: s3cr3t", b"X-Key: s3cr3t", 7])
+def test_headers_are_a_mapping_or_pairs(headers: Any) -> None:
+    with pytest.raises(ValidationError, match="headers must be a mapping or pairs") as refused:
+        client(ScriptedTransport()).get("x", headers=headers)
+    assert "s3cr3t" not in str(refused.value)
 
 
 # --- guards -----------------------------------------------------------------------------------
