@@ -240,7 +240,8 @@ def decoded(response: HttpResponse[Any], adapter: pydantic.TypeAdapter[T]) -> T:
         if not response.content:
             return adapter.validate_python(None)
         if kind is not None and "json" not in kind.lower():
-            raise response.undecodable("", f"its content type is {kind!r}, not JSON")
+            way = "where it is JSON all the same, leave `into` out, and use .json()"
+            raise response.undecodable("", f"its content type is {kind!r}; {way}")
         return adapter.validate_json(_utf8(response.headers, response.content))
     except pydantic.ValidationError as error:
         if not response.content:

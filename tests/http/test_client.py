@@ -395,6 +395,16 @@ def test_what_is_no_json_is_a_decode_error(
             client.get("x").unwrap().json()
 
 
+def test_json_that_is_called_something_else_can_be_read(
+    httpserver: HTTPServer, client: HttpClient
+) -> None:
+    httpserver.expect_request("/v1/x").respond_with_data(b'{"id": 7}', content_type="text/html")
+    outcome = client.get("x", into=Model)
+    assert isinstance(outcome, Err)
+    assert "leave `into` out, and use .json()" in outcome.error.message
+    assert client.get("x").unwrap().json() == {"id": 7}
+
+
 @pytest.mark.parametrize("verb", ["get", "options", "post", "put", "patch", "delete"])
 def test_every_verb_decodes(httpserver: HTTPServer, client: HttpClient, verb: str) -> None:
     httpserver.expect_request("/v1/x", method=verb.upper()).respond_with_json({"id": 7})
