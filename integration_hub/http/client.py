@@ -91,12 +91,12 @@ _CHUNK = 64 * 1024
 class HttpStream:
     """An answer whose body is read as it comes. Reading raises `HttpError`."""
 
-    def __init__(self, reply: Reply, url: str, method: str) -> None:
+    def __init__(self, reply: Reply, response: HttpResponse[Any]) -> None:
         self._reply = reply
-        self._method = method
-        self.status = reply.status
-        self.headers = reply.headers
-        self.url = url
+        self._method = response.method
+        self.status = response.status
+        self.headers = response.headers
+        self.url = response.url
 
     def chunks(self, size: int = _CHUNK) -> Iterator[bytes]:
         """The body, decoded, in pieces of at most `size` bytes, each as soon as it is there."""
@@ -250,6 +250,7 @@ class HttpClient:
         """As `request`, but the body is read within the block, as it comes, and may be of any size.
 
         Tries end with the headers; the total time limit goes on, and reading raises `HttpError`.
+        Interceptors see a response whose content is empty.
         """
         call = self._call(method, path, options, is_streamed=True)
         try:
@@ -258,9 +259,15 @@ class HttpClient:
             yield Err(error)
             return
         try:
-            yield Ok(HttpStream(answer.reply, answer.request.url, answer.request.method))
+            yield self._opened(call, answer)
         finally:
             answer.reply.close()
+
+    def _opened(self, call: Call, answer: Answer) -> Result[HttpStream, HttpError]:
+        try:
+            return Ok(HttpStream(answer.reply, self._response(call, answer)))
+        except HttpError as error:
+            return Err(error)
 
     def pages(
         self,

@@ -54,7 +54,7 @@ class Interceptor(Protocol):
         return request
 
     def on_response(self, response: HttpResponse[Any]) -> HttpResponse[Any]:
-        """After a success."""
+        """After a success; of a stream, before its body is read: the content is empty then."""
         return response
 
     def on_error(self, error: HttpError) -> HttpError:

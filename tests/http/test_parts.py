@@ -53,6 +53,7 @@ from integration_hub.http import (
     BasicAuth,
     BearerAuth,
     Cursor,
+    Limits,
     LinkHeader,
     LoggingInterceptor,
     MetricsInterceptor,
@@ -112,6 +113,45 @@ def test_requests_pass_in_order_and_answers_in_reverse() -> None:
     ]
     assert transport.requests[0].headers["X-Way"] == "ab"
     assert response.content == b"ba"
+
+
+def test_streams_pass_too_before_they_are_read(caplog: pytest.LogCaptureFixture) -> None:
+    class Looks(Interceptor):
+        def on_response(self, response: HttpResponse[Any]) -> HttpResponse[Any]:
+            log.append(f"{response.status} {response.content!r}")
+            return dataclasses.replace(response, headers={"X-Way": "looked at"})
+
+    log: list[str] = []
+    measured: list[Measurement] = []
+    caplog.set_level(logging.INFO, "integration_hub.http")
+    interceptors = [
+        MetricsInterceptor(measured.append),
+        LoggingInterceptor(bodies=True),
+        Marks("a", log),
+        Looks(),
+    ]
+    transport = ScriptedTransport().reply(503).reply(201, content=b"7,Ada")
+    caller = client(transport, interceptors=interceptors, retry=AT_ONCE)
+    with caller.stream("GET", "x") as outcome:
+        stream = outcome.unwrap()
+        assert log == ["a request 1", "a error", "a request 2", "201 b''", "a response"]
+        assert [each.outcome for each in measured] == ["503", "201"]
+        assert "GET https://crm.test/v1/x: 201 in 0 ms" in caplog.text
+        assert (stream.status, stream.headers) == (201, {"X-Way": "looked at"})
+        assert list(stream.lines()) == ["7,Ada"]
+
+
+def test_an_interceptor_may_refuse_a_stream(serve: Serve) -> None:
+    class Refuses(Interceptor):
+        def on_response(self, response: HttpResponse[Any]) -> HttpResponse[Any]:
+            raise response.undecodable("", "is not wanted")
+
+    server = serve(lambda peer: peer.send(answer(b"7")))
+    with HttpClient(server.url, interceptors=[Refuses()], limits=Limits(pool=1)) as caller:
+        for _ in range(3):  # and its connection is free afterwards
+            with caller.stream("GET", "x") as outcome:
+                assert isinstance(outcome, Err)
+                assert "is not wanted" in outcome.error.message
 
 
 def test_an_interceptor_may_turn_one_error_into_another() -> None:
