@@ -56,7 +56,7 @@ from integration_hub.http.pagination import PageStrategy, Place, checked_strateg
 from integration_hub.http.retry import RetryPolicy
 from integration_hub.http.sockets import DEADLINE, Deadline
 from integration_hub.http.transport import Reply, Transport, UrllibTransport
-from integration_hub.http.urls import BaseUrl, Params, with_params
+from integration_hub.http.urls import BaseUrl, Params, query_pairs, with_params
 
 T = TypeVar("T", default=None)
 Into: TypeAlias = type[T] | pydantic.TypeAdapter[T] | None
@@ -65,12 +65,12 @@ Into: TypeAlias = type[T] | pydantic.TypeAdapter[T] | None
 class CallOptions(TypedDict, total=False):
     """What a single call can say.
 
-    `params` are added to the query (a list gives its name once per item, None nothing); `headers`
-    come in the place of the client's. The body is one of `json` (whatever pydantic can serialize),
-    `data` (a form), `files` (multipart, with `data`) and `content` (bytes, text, a file or an
-    iterable of bytes). `idempotency_key` is sent as ``Idempotency-Key``, the same over all tries,
-    and lets a POST or PATCH be tried again. `timeout`, or a total in seconds, replaces that of the
-    client.
+    `params` are added to the query (a list gives its name once per item, None nothing; a moment is
+    written by ISO 8601); `headers` come in the place of the client's. The body is one of `json`
+    (whatever pydantic can serialize), `data` (a form), `files` (multipart, with `data`, held in
+    memory) and `content` (bytes, text, a file or an iterable of bytes). `idempotency_key` is sent
+    as ``Idempotency-Key``, the same over all tries, and lets a POST or PATCH be tried again.
+    `timeout`, or a total in seconds, replaces that of the client.
     """
 
     params: Params | None
@@ -286,7 +286,8 @@ class HttpClient:
         checked_count("max_pages", max_pages, least=1)
         checked_strategy(strategy)
         adapter = adapter_for(into)
-        place: Place = (path, strategy.first(options.get("params")))
+        params: Params = query_pairs(options.get("params"))  # an iterator gives them once
+        place: Place = (path, strategy.first(params))
         for _ in range(max_pages):
             options["params"] = place[1]
             outcome = self.get(place[0], **options)

@@ -6,7 +6,9 @@ May import: `domain`, urllib3.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, KeysView, Mapping, ValuesView
+from datetime import datetime
+from enum import Enum
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urlencode, urljoin
 
@@ -110,7 +112,9 @@ Params = Mapping[str, Any] | Iterable[tuple[str, Any]]
 
 
 def with_params(url: str, params: Params | None) -> str:
-    """The URL with these added to its query: a list gives its name once per item, None nothing."""
+    """The URL with these added to its query: a list gives its name once per item, None nothing, a
+    moment is written by ISO 8601.
+    """
     pairs = query_pairs(params)
     if not pairs:
         return url
@@ -123,17 +127,33 @@ def query_pairs(params: Params | None, field: str = "params") -> list[tuple[str,
     if isinstance(params, str | bytes) or not isinstance(params, Iterable):
         problem = "must be a mapping or pairs; a query that is written out goes into the path"
         raise ValidationError(field, type(params).__name__, problem)
-    items: Any = params.items() if isinstance(params, Mapping) else params
     found: list[tuple[str, str]] = []
-    for name, value in items:
-        values = value if isinstance(value, list | tuple | set | frozenset) else (value,)
-        found += [(name, _text(each)) for each in values if each is not None]
+    pairs: Any = params.items() if isinstance(params, Mapping) else params
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            problem = "must be a mapping, or pairs of a name and a value"
+            raise ValidationError(field, f"one {type(pair).__name__}", problem)
+        name, value = pair
+        several = value if isinstance(value, _SEVERAL) else (value,)
+        found += [(name, _text(f"{field}.{name}", each)) for each in several if each is not None]
     return found
 
 
-def _text(value: object) -> str:
+_SEVERAL = (list, tuple, set, frozenset, range, KeysView, ValuesView)
+_NO_TEXT = (*_SEVERAL, bytes, bytearray, memoryview, Mapping, Iterator)
+"""What `str` shows as Python writes it."""
+
+
+def _text(field: str, value: object) -> str:
+    if isinstance(value, Enum):
+        return _text(field, value.value)
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, _NO_TEXT):
+        problem = "must be text, a number or a moment, or a list of such"
+        raise ValidationError(field, type(value).__name__, problem)
     return str(value)
 
 

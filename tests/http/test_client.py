@@ -15,7 +15,9 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 from uuid import UUID
@@ -43,6 +45,7 @@ from integration_hub import (
 )
 from integration_hub.domain.values import LONGEST
 from integration_hub.http import LinkHeader, Timeout, Tls
+from integration_hub.http.client import CallOptions
 from integration_hub.http.transport import _MOST_HOSTS
 from integration_hub.testing import ScriptedTransport
 from raw_server import Peer, Serve, answer
@@ -105,6 +108,54 @@ def test_a_query_is_encoded(echoing: HttpClient) -> None:
     params = {"q": "a b&c=d/é", "tag": ["x", "y"], "none": None, "flag": True, "n": 1}
     query = asked(echoing.get("contacts?page=1", params=params))["query"]
     assert query == "page=1&q=a+b%26c%3Dd%2F%C3%A9&tag=x&tag=y&flag=true&n=1"
+
+
+class Order(Enum):
+    NEWEST = "-created"
+
+
+SINCE = datetime(2026, 11, 28, 4, 19, tzinfo=timezone(timedelta(hours=1)))
+
+
+@pytest.mark.parametrize(
+    ("value", "query"),
+    [
+        (SINCE, "x=2026-11-28T04%3A19%3A00%2B01%3A00"),
+        ([SINCE.date(), SINCE.time()], "x=2026-11-28&x=04%3A19%3A00"),
+        (Order.NEWEST, "x=-created"),
+        ([True, None, 1.5, Decimal("2.50"), UUID(int=7)], f"x=true&x=1.5&x=2.50&x={UUID(int=7)}"),
+        ({"a": 1}.keys(), "x=a"),
+        ({"a": 1}.values(), "x=1"),
+        (range(2), "x=0&x=1"),
+        (frozenset("a"), "x=a"),
+        ((), ""),
+    ],
+)
+def test_what_a_query_says_is_what_other_systems_read(
+    echoing: HttpClient, value: Any, query: str
+) -> None:
+    assert asked(echoing.get("contacts", params={"x": value}))["query"] == query
+    assert asked(echoing.post("contacts", data={"x": value}))["body"] == query
+
+
+@pytest.mark.parametrize(
+    "value", [b"s3cr3t", bytearray(), memoryview(b""), {"s3cr3t": 1}, [[1]], iter("ab"), [b""]]
+)
+def test_what_only_python_reads_is_in_no_query(echoing: HttpClient, value: Any) -> None:
+    for field, options in (
+        ("params.x", CallOptions(params={"x": value})),
+        ("data.x", CallOptions(data={"x": value})),
+    ):
+        with pytest.raises(ValidationError, match="must be text, a number") as refused:
+            echoing.post("contacts", **options)
+        assert refused.value.field == field
+        assert "s3cr3t" not in str(refused.value)
+
+
+@pytest.mark.parametrize("pairs", [["ab"], [("a",)], [("a", 1, 2)], {"ab"}, [7]])
+def test_a_query_is_of_pairs(echoing: HttpClient, pairs: Any) -> None:
+    with pytest.raises(ValidationError, match="params must be a mapping, or pairs"):
+        echoing.get("contacts", params=pairs)
 
 
 def test_a_header_may_be_given_in_bytes(echoing: HttpClient) -> None:

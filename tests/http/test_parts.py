@@ -644,7 +644,7 @@ def test_pages_go_on_as_the_strategy_says(
     transport = ScriptedTransport()
     for each in answers:
         transport.reply(json=each)
-    pages = list(client(transport).pages("x", strategy=strategy, params={"s": 1}))
+    pages = list(client(transport).pages("x", strategy=strategy, params=iter([("s", 1)])))
     assert [page.unwrap().json() for page in pages] == answers
     assert [request.url.partition("?")[2] for request in transport.requests] == queries
 
