@@ -22,7 +22,13 @@ from integration_hub import (
     TimedOut,
     ValidationError,
 )
-from integration_hub.http import Backoff, RetryBudget, RetryPolicy, Timeout
+from integration_hub.http import (
+    Backoff,
+    OAuth2ClientCredentials,
+    RetryBudget,
+    RetryPolicy,
+    Timeout,
+)
 from integration_hub.testing import ScriptedTransport
 
 AT_ONCE = RetryPolicy(backoff=Backoff(base=0, jitter="none"))
@@ -243,6 +249,16 @@ def test_a_stream_that_cannot_go_back_is_sent_once() -> None:
     outcome = client(transport).put("/x", content=iter([b"a", b"b"]))
     assert isinstance(outcome, Err)
     assert isinstance(outcome.error, StatusError)
+    assert [request.body for request in transport.requests] == [b"ab"]
+
+
+def test_a_stream_that_was_not_begun_is_sent_by_the_next_try() -> None:
+    tokens, transport = ScriptedTransport(), ScriptedTransport()
+    tokens.reply(503).reply(200, json={"access_token": "t"})
+    logins = HttpClient(transport=tokens, retry=RetryPolicy(attempts=1))
+    auth = OAuth2ClientCredentials("https://login.test/token", "id", "secret", client=logins)
+    transport.reply(200)
+    assert client(transport, auth=auth).put("/x", content=iter([b"a", b"b"])).is_ok
     assert [request.body for request in transport.requests] == [b"ab"]
 
 
