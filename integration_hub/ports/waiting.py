@@ -142,10 +142,10 @@ def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
         restore()
         stop()
 
-    for each in before:
-        signal.signal(each, stopped)
     _RESTORED_IN_A_FORK.append(restore)
     try:
+        for each in before:
+            signal.signal(each, stopped)
         yield
     finally:
         if restore in _RESTORED_IN_A_FORK:  # else it has been, in a process that was forked
