@@ -8,7 +8,7 @@ call that is wrong in itself (a header with a line break, a path that leaves the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from importlib.metadata import version
@@ -91,8 +91,14 @@ _CHUNK = 64 * 1024
 class HttpStream:
     """An answer whose body is read as it comes. Reading raises `HttpError`."""
 
-    def __init__(self, reply: Reply, response: HttpResponse[Any]) -> None:
+    def __init__(
+        self,
+        reply: Reply,
+        response: HttpResponse[Any],
+        changed: Callable[[HttpError], HttpError],
+    ) -> None:
         self._reply = reply
+        self._changed = changed
         self._method = response.method
         self.status = response.status
         self.headers = response.headers
@@ -100,7 +106,13 @@ class HttpStream:
 
     def chunks(self, size: int = _CHUNK) -> Iterator[bytes]:
         """The body, decoded, in pieces of at most `size` bytes, each as soon as it is there."""
-        return self._reply.chunks(checked_count("size", size, least=1))
+        return self._read(checked_count("size", size, least=1))
+
+    def _read(self, size: int) -> Iterator[bytes]:
+        try:
+            yield from self._reply.chunks(size)
+        except HttpError as error:
+            raise self._changed(error) from error.__cause__
 
     def lines(self) -> Iterator[str]:
         """The body as text, line by line, without the line breaks, nor a byte order mark."""
@@ -250,7 +262,7 @@ class HttpClient:
         """As `request`, but the body is read within the block, as it comes, and may be of any size.
 
         Tries end with the headers; the total time limit goes on, and reading raises `HttpError`.
-        Interceptors see a response whose content is empty.
+        Interceptors see a response whose content is empty, and what goes wrong with its body.
         """
         call = self._call(method, path, options, is_streamed=True)
         try:
@@ -265,9 +277,10 @@ class HttpClient:
 
     def _opened(self, call: Call, answer: Answer) -> Result[HttpStream, HttpError]:
         try:
-            return Ok(HttpStream(answer.reply, self._response(call, answer)))
+            response = self._response(call, answer)
         except HttpError as error:
             return Err(error)
+        return Ok(HttpStream(answer.reply, response, self._exchange.changed))
 
     def pages(
         self,

@@ -138,7 +138,7 @@ class Exchange:
                 error = CircuitOpen(
                     timedelta(seconds=wait), method=request.method, url=request.safe_url
                 )
-                raise self._changed(error)
+                raise self.changed(error)
         failed: bool | None = None
         try:
             self._take_turn(request, call.deadline)
@@ -150,7 +150,7 @@ class Exchange:
                 failed = True
             elif isinstance(error, StatusError):
                 failed = error.status >= 500
-            raise self._changed(error) from error.__cause__
+            raise self.changed(error) from error.__cause__
         finally:
             if self._breaker is not None:
                 self._breaker.tell(self._transport.now(), failed=failed)
@@ -165,7 +165,8 @@ class Exchange:
         if wait > 0:
             self._transport.sleep(wait)
 
-    def _changed(self, error: HttpError) -> HttpError:
+    def changed(self, error: HttpError) -> HttpError:
+        """What the interceptors make of an error."""
         for interceptor in reversed(self._interceptors):
             error = interceptor.on_error(error)
         return error

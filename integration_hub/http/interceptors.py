@@ -58,7 +58,9 @@ class Interceptor(Protocol):
         return response
 
     def on_error(self, error: HttpError) -> HttpError:
-        """After a try that failed, before it is decided whether there is another."""
+        """After a try that failed, before it is decided whether there is another; or a stream that
+        broke off.
+        """
         return error
 
 

@@ -122,10 +122,10 @@ def _signals_written_to(voice: socket.socket) -> Iterator[int]:
 
 @contextmanager
 def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """A block in which SIGTERM and SIGINT call `stop`; a second one does what it did before.
+    """A block in which SIGTERM and SIGINT call `stop`. A second one does what it did before, as
+    every one does in a process that is forked within the block.
 
-    So it does in processes that are forked within the block. Only the main thread can listen to
-    signals; raises `RuntimeError` in any other.
+    Only the main thread can listen to signals; raises `RuntimeError` in any other.
     """
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("only the main thread can listen to signals")

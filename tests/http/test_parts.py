@@ -23,6 +23,7 @@ from pydantic import SecretStr
 from integration_hub import (
     CircuitBreaker,
     CircuitOpen,
+    ConnectionFailed,
     DatabaseConnectionManager,
     DecodeError,
     Err,
@@ -69,7 +70,7 @@ from integration_hub.http.interceptors import HIDDEN, Measurement, redacted_json
 from integration_hub.http.messages import Headers
 from integration_hub.http.transport import UrllibTransport
 from integration_hub.testing import IntegrationFactory, ManualClock, ScriptedTransport
-from raw_server import Serve, answer
+from raw_server import Peer, Serve, answer
 
 ONCE = RetryPolicy(attempts=1)
 AT_ONCE = RetryPolicy(backoff=Backoff(base=0))
@@ -139,6 +140,27 @@ def test_streams_pass_too_before_they_are_read(caplog: pytest.LogCaptureFixture)
         assert "GET https://crm.test/v1/x: 201 in 0 ms" in caplog.text
         assert (stream.status, stream.headers) == (201, {"X-Way": "looked at"})
         assert list(stream.lines()) == ["7,Ada"]
+
+
+def test_a_stream_that_breaks_off_is_told_to_interceptors(serve: Serve) -> None:
+    log: list[str] = []
+    measured: list[Measurement] = []
+
+    def breaks_off(peer: Peer) -> None:
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n1\n2\n")
+        peer.connection.close()
+
+    interceptors = [MetricsInterceptor(measured.append), Marks("a", log)]
+    with (
+        HttpClient(serve(breaks_off).url, interceptors=interceptors) as caller,
+        caller.stream("GET", "x") as outcome,
+    ):
+        lines = outcome.unwrap().lines()
+        assert [next(lines), next(lines)] == ["1", "2"]
+        with pytest.raises(ConnectionFailed):
+            next(lines)
+    assert log == ["a request 1", "a response", "a error"]
+    assert [each.outcome for each in measured] == ["200", "connection_failed"]
 
 
 def test_an_interceptor_may_refuse_a_stream(serve: Serve) -> None:
