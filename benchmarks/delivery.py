@@ -225,16 +225,23 @@ def of_slow(server: URL) -> str:
     return table(heads, lines)
 
 
-def _late(server: URL, slow: int) -> list[float]:
-    """Seconds from publishing to arrival, of what was published once it had settled; infinite for
-    what has not come.
-    """
+@contextmanager
+def receiving_hub(server: URL) -> Iterator[tuple[Hub, str, Any]]:
+    """A hub on a database of its own, the URL of a receiver, and what that tells."""
     with (
         receiver() as (url, told),
         temporary_database(server) as database,
         Hub.from_url(database) as hub,
     ):
         hub.schema.upgrade()
+        yield hub, url, told
+
+
+def _late(server: URL, slow: int) -> list[float]:
+    """Seconds from publishing to arrival, of what was published once it had settled; infinite for
+    what has not come.
+    """
+    with receiving_hub(server) as (hub, url, told):
         with hub.unit_of_work() as uow:
             parent = uow.integrations.add(Integration(name="CRM", type="crm", status="active"))
             uow.webhooks.add_many(
@@ -280,12 +287,7 @@ def run(server: URL) -> str:
 
 def of_rates(server: URL) -> str:
     published, delivered, posted = [], [], []
-    with (
-        receiver() as (url, _),
-        temporary_database(server) as database,
-        Hub.from_url(database) as hub,
-    ):
-        hub.schema.upgrade()
+    with receiving_hub(server) as (hub, url, _):
         subscribe(hub, url)
         with hub.unit_of_work() as uow:
             payload = uow.messages.publish("sample.made", DATA).payload
