@@ -3,7 +3,7 @@
 May import: `domain`, requests, urllib3, pydantic.
 """
 
-from integration_hub.http.client import HttpClient, HttpStream
+from integration_hub.http.client import HttpClient
 from integration_hub.http.factory import HttpClientFactory
 from integration_hub.http.guards import CircuitBreaker, RateLimit
 from integration_hub.http.interceptors import (
@@ -28,6 +28,7 @@ from integration_hub.http.pagination import (
     PageStrategy,
 )
 from integration_hub.http.retry import Backoff, RetryBudget, RetryPolicy
+from integration_hub.http.stream import HttpStream
 from integration_hub.http.transport import Transport, UrllibTransport
 
 __all__ = [

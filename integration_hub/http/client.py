@@ -8,7 +8,7 @@ call that is wrong in itself (a header with a line break, a path that leaves the
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from importlib.metadata import version
@@ -40,9 +40,7 @@ from integration_hub.http.messages import (
     Headers,
     HttpResponse,
     adapter_for,
-    charset_of,
     decoded,
-    texts_of,
 )
 from integration_hub.http.options import (
     Limits,
@@ -55,7 +53,8 @@ from integration_hub.http.options import (
 from integration_hub.http.pagination import PageStrategy, Place, checked_strategy
 from integration_hub.http.retry import RetryPolicy
 from integration_hub.http.sockets import DEADLINE, Deadline
-from integration_hub.http.transport import Reply, Transport, UrllibTransport
+from integration_hub.http.stream import HttpStream
+from integration_hub.http.transport import Transport, UrllibTransport
 from integration_hub.http.urls import BaseUrl, Params, query_pairs, with_params
 
 T = TypeVar("T", default=None)
@@ -85,51 +84,6 @@ class CallOptions(TypedDict, total=False):
 
 USER_AGENT = f"integration-hub/{version('integration-hub')}"
 _METHOD = re.compile(r"[A-Z]+")
-_CHUNK = 64 * 1024
-
-
-class HttpStream:
-    """An answer whose body is read as it comes. Reading raises `HttpError`."""
-
-    def __init__(
-        self,
-        reply: Reply,
-        response: HttpResponse[Any],
-        changed: Callable[[HttpError], HttpError],
-    ) -> None:
-        self._reply = reply
-        self._changed = changed
-        self._method = response.method
-        self.status = response.status
-        self.headers = response.headers
-        self.url = response.url
-
-    def chunks(self, size: int = _CHUNK) -> Iterator[bytes]:
-        """The body, decoded, in pieces of at most `size` bytes, each as soon as it is there."""
-        return self._read(checked_count("size", size, least=1))
-
-    def _read(self, size: int) -> Iterator[bytes]:
-        try:
-            yield from self._reply.chunks(size)
-        except HttpError as error:
-            raise self._changed(error) from error.__cause__
-
-    def lines(self) -> Iterator[str]:
-        """The body as text, line by line, without the line breaks, nor a byte order mark."""
-        begun: list[str] = []  # a line may be long
-        charset = charset_of(self.headers)
-        try:
-            for text in texts_of(self.chunks(), charset):
-                first, *others = text.split("\n")
-                begun.append(first)
-                for other in others:
-                    yield "".join(begun).removesuffix("\r")
-                    begun = [other]
-        except UnicodeError as error:
-            where = {"method": self._method, "url": without_query(self.url)}
-            raise DecodeError("", f"is no {charset} ({error})", part="text", **where) from None
-        if rest := "".join(begun):
-            yield rest
 
 
 class HttpClient:
@@ -329,9 +283,8 @@ class HttpClient:
         try:
             self._base.join(path)
         except ValidationError as error:
-            where = {"method": response.method, "url": without_query(response.url)}
             problem = f"can't be followed: {error.message}"
-            return DecodeError("", problem, part="next page", **where)
+            return response.undecodable("", problem, part="next page")
         return None
 
     def close(self) -> None:

@@ -154,8 +154,10 @@ class HttpResponse(Generic[T]):
         except RecursionError:
             raise self.undecodable("", "is JSON that is nested too deep") from None
 
-    def undecodable(self, where: str, problem: str) -> DecodeError:
-        return DecodeError(where, problem, method=self.method, url=without_query(self.url))
+    def undecodable(self, where: str, problem: str, part: str = "body") -> DecodeError:
+        """The error of an answer that is not what was asked for; see `DecodeError`."""
+        url = without_query(self.url)
+        return DecodeError(where, problem, method=self.method, url=url, part=part)
 
 
 #: .NET, and what Excel saves, begin with a byte order mark; "utf-8-sig" reads past one.
@@ -191,16 +193,6 @@ def _utf8(headers: Mapping[str, str], content: bytes) -> bytes:
     if charset in (_UTF_8, "ascii"):
         return content.removeprefix(codecs.BOM_UTF8)
     return content.decode(charset, errors="replace").encode()
-
-
-def texts_of(chunks: Iterable[bytes], charset: str) -> Iterator[str]:
-    """The text of a body that comes in pieces; what can't be read is U+FFFD. Raises `UnicodeError`
-    where the decoder gives up, as at UTF-16 without its byte order.
-    """
-    decoder = codecs.getincrementaldecoder(charset)(errors="replace")
-    for chunk in chunks:
-        yield decoder.decode(chunk)
-    yield decoder.decode(b"", final=True)
 
 
 @lru_cache(maxsize=512)

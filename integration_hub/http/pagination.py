@@ -21,20 +21,22 @@ Place: TypeAlias = tuple[str, Params | None]
 
 
 class PageStrategy(Protocol):
-    """Says where the first page is, and where the one after a page is (None after the last)."""
+    """Says where the first page is, and where the one after a page is (None after the last).
 
-    def first(self, params: Params | None) -> Params | None: ...
+    A subclass of this class has its first page where the call says, unless it says otherwise.
+    """
+
+    def first(self, params: Params | None) -> Params | None:
+        return params
+
     def following(self, response: HttpResponse[Any], place: Place) -> Place | None: ...
 
 
 @dataclass(frozen=True, slots=True)
-class LinkHeader:
+class LinkHeader(PageStrategy):
     """The next page is the URL of ``Link: <…>; rel="next"`` (RFC 8288), as GitHub does it."""
 
     rel: str = "next"
-
-    def first(self, params: Params | None) -> Params | None:
-        return params
 
     def following(self, response: HttpResponse[Any], place: Place) -> Place | None:
         header = response.headers.get("link")
@@ -46,15 +48,12 @@ class LinkHeader:
 
 
 @dataclass(frozen=True, slots=True)
-class NextLink:
+class NextLink(PageStrategy):
     """Each page holds the URL, or the path, of the next one: at ``next`` (Django REST framework),
     ``links.next`` (JSON:API), ``@odata.nextLink`` (OData) or ``nextRecordsUrl`` (Salesforce).
     """
 
     at: str = "next"
-
-    def first(self, params: Params | None) -> Params | None:
-        return params
 
     def following(self, response: HttpResponse[Any], place: Place) -> Place | None:
         link = value_at(response, self.at)
@@ -66,14 +65,11 @@ class NextLink:
 
 
 @dataclass(frozen=True, slots=True)
-class Cursor:
+class Cursor(PageStrategy):
     """Each page holds the cursor of the next one, at a place such as ``meta.next_cursor``."""
 
     at: str = "next_cursor"
     param: str = "cursor"
-
-    def first(self, params: Params | None) -> Params | None:
-        return params
 
     def following(self, response: HttpResponse[Any], place: Place) -> Place | None:
         cursor = value_at(response, self.at)
@@ -83,7 +79,7 @@ class Cursor:
 
 
 @dataclass(frozen=True, slots=True)
-class AfterLast:
+class AfterLast(PageStrategy):
     """The next page begins after the last item of the list at `items`, which is named by its `key`,
     as Stripe does it. A page is the last if its list is empty, or `more` is there and is false.
     """
@@ -93,12 +89,10 @@ class AfterLast:
     param: str = "starting_after"
     more: str = "has_more"
 
-    def first(self, params: Params | None) -> Params | None:
-        return params
-
     def following(self, response: HttpResponse[Any], place: Place) -> Place | None:
-        found = list_at(response, self.items)
-        if not found or value_at(response, self.more) is False:
+        page = response.json()
+        found = _list_in(page, self.items, response)
+        if not found or _value_in(page, self.more) is False:
             return None
         last = _value_in(found[-1], self.key)
         if not isinstance(last, str | int):
@@ -108,7 +102,7 @@ class AfterLast:
 
 
 @dataclass(frozen=True, slots=True)
-class PageNumber:
+class PageNumber(PageStrategy):
     """Pages are numbered from `start`; a page whose list, at `items`, is empty is the last."""
 
     param: str = "page"
@@ -126,7 +120,7 @@ class PageNumber:
 
 
 @dataclass(frozen=True, slots=True)
-class Offset:
+class Offset(PageStrategy):
     """Pages are `size` items from an offset on; a page with fewer, at `items`, is the last."""
 
     size: int
@@ -170,7 +164,11 @@ def _value_in(found: Any, place: str) -> Any:
 
 def list_at(response: HttpResponse[Any], place: str) -> list[Any]:
     """The list at a place of the body. Raises `DecodeError` where there is none."""
-    found = value_at(response, place)
+    return _list_in(response.json(), place, response)
+
+
+def _list_in(page: Any, place: str, response: HttpResponse[Any]) -> list[Any]:
+    found = _value_in(page, place)
     if not isinstance(found, list):
         raise response.undecodable(place, "must be a list, to say whether there are more pages")
     return found

@@ -566,11 +566,12 @@ def test_a_not_modified_is_an_answer(httpserver: HTTPServer, client: HttpClient)
 def test_a_stream_is_read_as_it_comes(serve: Serve, framing: str) -> None:
     go_on = threading.Event()
     packer = zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
+    is_chunked = framing in ("chunked", "gzip")
 
     def piece(line: bytes) -> bytes:
         if framing == "gzip":
             line = packer.compress(line) + packer.flush(zlib.Z_SYNC_FLUSH)
-        return b"%x\r\n%b\r\n" % (len(line), line) if framing in ("chunked", "gzip") else line
+        return b"%x\r\n%b\r\n" % (len(line), line) if is_chunked else line
 
     def behave(peer: Peer) -> None:
         head = {
@@ -581,7 +582,7 @@ def test_a_stream_is_read_as_it_comes(serve: Serve, framing: str) -> None:
         }
         peer.send(f"HTTP/1.1 200 OK\r\n{head[framing]}\r\n\r\n".encode() + piece(b"first\n"))
         assert go_on.wait(30)
-        peer.send(piece(b"second") + (b"0\r\n\r\n" if framing in ("chunked", "gzip") else b""))
+        peer.send(piece(b"second") + b"0\r\n\r\n" * is_chunked)
         peer.connection.close()
 
     with HttpClient(serve(behave).url) as client, client.stream("GET", "/") as outcome:
