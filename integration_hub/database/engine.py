@@ -244,6 +244,9 @@ class DatabaseConnectionManager:
     ) -> QueryResult | list[T]:
         """Run one statement with ``:name`` parameters in a transaction of its own.
 
+        A mapping is written as JSON, an enum as its value, and a list that stands behind ``IN`` as
+        its elements (``WHERE id IN :ids``); on SQLite moments and UUIDs as in the hub's own tables.
+
         Gives a `QueryResult`, or with `into` (a dataclass, a pydantic model, a TypedDict: before
         Python 3.12 that of typing_extensions) a list of these. Raises `ValidationError` where a
         parameter is missing, where a row does not fit `into`, where `into` is nothing that rows

@@ -43,6 +43,7 @@ _RESOURCES = "53"  # the class of what has run out: the disk, memory, locks
 _CONNECTION = "08"  # the class of connection exceptions
 _CONSTRAINT, _DATA = "23", "22"  # the classes of constraint violations, and of data exceptions
 _MEANING, _SYNTAX = "42", "42601"  # the class of what a statement can't mean, and syntax_error
+_OUT_OF_PLACE = ("0A", "25")  # of what the server can't do, or not within a transaction
 _ABORTED = "25P02"  # in_failed_sql_transaction
 _SQLITE_FILE = (
     "SQLITE_CANTOPEN",
@@ -121,7 +122,7 @@ def _particulars(error: BaseException, state: str | None) -> str:
         diag: Any = getattr(error, "diag", None)
         return f" near character {diag.statement_position} of the statement"
     is_the_driver_s = state is None and type(error).__name__ == "ProgrammingError"
-    if is_the_driver_s or (state or "").startswith(_MEANING):
+    if is_the_driver_s or (state or "").startswith((_MEANING, *_OUT_OF_PLACE)):
         return f": {_first_line(error)}"
     constraint = violated_constraint(error)
     return f" of {constraint}" if constraint else ""

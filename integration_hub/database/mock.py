@@ -135,6 +135,10 @@ class MockDatabaseConnection(DatabaseConnectionManager):
         self.rollbacks += 1
 
 
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
 class _ScriptDialect(DefaultDialect):
     """Statements as SQLAlchemy writes them for no database in particular, ``:name`` as it stands;
     values pass as they are, and what was stored is asked for by RETURNING.
@@ -149,6 +153,7 @@ class _ScriptDialect(DefaultDialect):
     supports_native_boolean = True
     supports_native_decimal = True
     supports_native_uuid = True
+    _json_serializer = _json_deserializer = staticmethod(_as_it_is)
 
     def do_execute(
         self,

@@ -1,22 +1,45 @@
 """One statement that somebody writes by hand: its parameters, and its rows as objects.
 
-May import: `domain`, SQLAlchemy, pydantic.
+May import: `domain`, `types`, SQLAlchemy, pydantic.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from datetime import date, datetime
+from decimal import Decimal
+from enum import Enum
+from typing import Any, Final, TypeVar
+from uuid import UUID
 
 import pydantic
-from sqlalchemy import Connection, CursorResult, exc, text
+from sqlalchemy import (
+    Connection,
+    CursorResult,
+    Date,
+    DateTime,
+    TextClause,
+    Uuid,
+    bindparam,
+    exc,
+    text,
+)
+from sqlalchemy.types import TypeEngine
 
+from integration_hub.database.types import UtcDateTime, json_type
 from integration_hub.domain.errors import ValidationError
 from integration_hub.domain.values import checked_kind
 
 T = TypeVar("T")
+
+_NO_JSON: Final = "must hold what JSON can"
+_NAME: Final = r"(?<![:\w\\]):(\w+)"  # as SQLAlchemy's text() has it
+_CAST: Final = re.compile(f"{_NAME}(?=::)")  # for which it takes no name before a colon
+_AMONG: Final = re.compile(r"\bIN\s*(?:\(\s*:(\w+)\s*\)|\s:(\w+))", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +72,68 @@ def answered(connection: Connection, sql: str, params: dict[str, Any]) -> QueryR
 
 def _executed(connection: Connection, sql: str, params: dict[str, Any]) -> CursorResult[Any]:
     try:
-        return connection.execute(text(sql), params)
+        is_sqlite = connection.dialect.name == "sqlite"
+        given = {name: _plain(value, is_sqlite) for name, value in params.items()}
+        return connection.execute(_statement(sql, given, is_sqlite), given)
     except UnicodeEncodeError:  # it shows what it could not encode
         problem = "must hold text without lone surrogates, which are no UTF-8"
         raise ValidationError("params", "<not shown>", problem) from None
+    except TypeError as error:
+        raise ValidationError("params", "<not shown>", f"{_NO_JSON}: {error}") from None
     except exc.DBAPIError:
         raise
     except exc.StatementError as error:
         why = "" if error.orig is None else error.orig.args[0]
         problem = rf"must have each :name of the statement (write \: for a plain colon): {why}"
+        if isinstance(error.orig, TypeError):
+            problem = f"{_NO_JSON}: {why}"
         raise ValidationError("params", ", ".join(params) or "none", problem) from None
+
+
+def _statement(sql: str, params: dict[str, Any], is_sqlite: bool) -> TextClause:
+    several: set[str] = set()
+
+    def expanded(found: re.Match[str]) -> str:
+        name = found[1] or found[2]
+        if not isinstance(params.get(name), list | tuple | AbstractSet):
+            return found[0]
+        params[name] = [_plain(value, is_sqlite) for value in params[name]]
+        several.add(name)
+        return f"IN :{name}"
+
+    def set_off(found: re.Match[str]) -> str:
+        return f"(:{found[1]})" if found[1] in params else found[0]
+
+    sql = _CAST.sub(set_off, _AMONG.sub(expanded, sql))
+    types = {
+        name: _type_of(next(iter(value), None) if name in several else value, is_sqlite)
+        for name, value in params.items()
+    }
+    named = params.keys() & set(re.findall(_NAME, sql))
+    binds = (bindparam(name, type_=types[name], expanding=name in several) for name in named)
+    return text(sql).bindparams(*binds)
+
+
+def _plain(value: Any, is_sqlite: bool) -> Any:
+    """A value in types that drivers know, or that `_type_of` does."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Decimal) and is_sqlite:
+        return str(value)
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _type_of(value: Any, is_sqlite: bool) -> TypeEngine[Any] | None:
+    """That of our own columns, for what a driver does not know, or writes otherwise."""
+    if isinstance(value, dict):
+        return json_type()
+    if not is_sqlite:
+        return None
+    if isinstance(value, UUID):
+        return Uuid()
+    if isinstance(value, datetime):
+        return DateTime() if value.tzinfo is None else UtcDateTime()
+    return Date() if isinstance(value, date) else None
 
 
 def _told_apart(columns: tuple[str, ...]) -> tuple[str, ...]:

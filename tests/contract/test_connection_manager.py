@@ -5,9 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
+from enum import Enum
 from pathlib import Path
 from traceback import format_exception
+from types import MappingProxyType
 from typing import Any
+from uuid import UUID
 
 import pydantic
 import pytest
@@ -17,7 +22,10 @@ from typing_extensions import TypedDict
 from integration_hub import (
     DatabaseConnectionManager,
     DatabaseUnavailable,
+    Hub,
     HubError,
+    Integration,
+    MockDatabaseConnection,
     PoolExhausted,
     PoolSettings,
     QueryTimeout,
@@ -79,6 +87,88 @@ def test_rows_are_mapped_into_types(manager: DatabaseConnectionManager) -> None:
     assert manager.query(ask, into=Shop) == [Shop(1, "north"), Shop(2, "south")]
     assert manager.query(ask, into=ShopModel)[1] == ShopModel(id=2, name="south")
     assert manager.query(ask, into=ShopDict)[0] == {"id": 1, "name": "north"}
+
+
+class Size(Enum):
+    SMALL = "small"
+
+
+EARLY = datetime(2026, 11, 28, 7, tzinfo=timezone(timedelta(hours=2)))
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "on_postgres", "on_sqlite"),
+    [
+        (Size.SMALL, "text", "small", "small"),
+        ({"b": [1, None]}, "jsonb", {"b": [1, None]}, '{"b": [1, null]}'),
+        (MappingProxyType({"a": 1}), "jsonb", {"a": 1}, '{"a": 1}'),
+        (UUID(int=7), "uuid", UUID(int=7), f"{7:032}"),
+        (Decimal("12.50"), "numeric", Decimal("12.50"), "12.50"),
+        (date(2026, 11, 28), "date", date(2026, 11, 28), "2026-11-28"),
+        (EARLY, "timestamptz", EARLY, "2026-11-28 05:00:00.000000"),
+        (
+            EARLY.replace(tzinfo=None),
+            "timestamp",
+            EARLY.replace(tzinfo=None),
+            "2026-11-28 07:00:00.000000",
+        ),
+        (None, "text", None, None),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_values_of_common_types_are_taken(
+    manager: DatabaseConnectionManager,
+    value: object,
+    kind: str,
+    on_postgres: object,
+    on_sqlite: object,
+) -> None:
+    sql = f"SELECT CAST(:x AS {kind}) AS x" if manager.is_postgres else "SELECT :x AS x"
+    (row,) = manager.query(sql, {"x": value}).rows
+    assert row["x"] == (on_postgres if manager.is_postgres else on_sqlite)
+
+
+@pytest.mark.parametrize("among", ["IN :ids", "in (:ids)", "NOT IN ( :others )"])
+@pytest.mark.parametrize("kind", [list, tuple, set, frozenset])
+def test_a_list_may_stand_behind_in(
+    manager: DatabaseConnectionManager, among: str, kind: type[list[int]]
+) -> None:
+    params = {"ids": kind((1, 3)), "others": kind((2, 4)), "north": "north"}
+    sql = f"SELECT id FROM shops WHERE name = :north AND id {among}"
+    assert manager.query(sql, params).rows == [{"id": 1}]
+    assert params == {"ids": kind((1, 3)), "others": kind((2, 4)), "north": "north"}
+    assert manager.query("SELECT id FROM shops WHERE id IN :ids", {"ids": kind()}).rows == []
+    assert manager.query("SELECT id FROM shops WHERE id IN (:one)", {"one": 2}).rows == [{"id": 2}]
+
+
+def test_ids_of_the_hub_s_own_tables_are_found_by_uuids(
+    manager: DatabaseConnectionManager,
+) -> None:
+    key, moment = UUID(int=7), datetime(2026, 11, 28, 7, tzinfo=UTC)
+    with Hub.from_url(manager.url) as hub:
+        hub.schema.upgrade()
+        with hub.unit_of_work() as uow:
+            uow.integrations.add(Integration(id=key, name="CRM", type="crm"))
+            uow.commit()
+    ask = "SELECT name FROM integrations WHERE created_at > :moment AND id"
+    assert manager.query(f"{ask} = :key", {"key": key, "moment": moment}).rows == [{"name": "CRM"}]
+    found = manager.query(f"{ask} IN :keys", {"keys": [key], "moment": moment})
+    assert found.rows == [{"name": "CRM"}]
+
+
+def test_a_parameter_may_be_cast_as_postgres_writes_it() -> None:
+    mock = MockDatabaseConnection()
+    mock.script("SELECT")
+    mock.query("SELECT :x::int, x::text, '::1', ' :y::z'", {"x": 1})
+    assert mock.queries[0].sql == "SELECT (:x)::int, x::text, '::1', ' :y::z'"
+
+
+def test_what_can_t_be_done_in_a_transaction_says_so(hub_postgres_url: URL) -> None:
+    manager = DatabaseConnectionManager(hub_postgres_url)
+    with pytest.raises(StorageError, match="VACUUM cannot run inside a transaction"):
+        manager.query("VACUUM")
+    assert manager.query("SELECT :x::int + 1 AS n", {"x": "5"}).rows == [{"n": 6}]
+    manager.close()
 
 
 def test_a_row_that_does_not_fit_names_the_column(manager: DatabaseConnectionManager) -> None:
@@ -167,6 +257,7 @@ def test_parameters_stay_out_of_errors_and_logs(
         ("SELECT ':x'", None, "params", r"write \: for a plain colon"),
         ("SELECT :x", {"x": "\ud800"}, "params", "lone surrogates"),
         ("SELECT :x", [("x", 1)], "params", "a mapping of names to values"),
+        ("SELECT :x", {"x": {"y": {1}}}, "params", "type set is not JSON serializable"),
         (text("SELECT 1"), None, "sql", "a statement in text"),
     ],
 )
