@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import io
 import json as json_module
+import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Self
 
 from urllib3 import HTTPResponse
 
 from integration_hub.domain.errors import ConnectionFailed
+from integration_hub.domain.values import checked_count, checked_kind
 from integration_hub.http.messages import Headers, HttpRequest
 from integration_hub.http.sockets import Deadline
 from integration_hub.http.transport import Reply, Urllib3Reply
@@ -29,14 +32,27 @@ NOTHING: Any = object()
 _BODILESS = (204, 304)  # RFC 9110, 6.4.1
 
 
-Step = Callable[[HttpRequest, Deadline], Reply]
+Play = Callable[[HttpRequest, Deadline], Reply]
+
+
+@dataclass(slots=True, eq=False)
+class _Step:
+    """What comes next to whom, and how often; None: as often as it is asked for, or never."""
+
+    play: Play
+    to: str
+    times: int | None
 
 
 class ScriptedTransport:
     """Answers each request with the next step of its script, and records it in `requests`.
 
-    A request beyond the script is an `AssertionError`, as is leaving ``with`` with steps left.
-    Bodies are recorded whole, streams too. `waits` are the seconds that the client slept.
+    A step that says `to` waits for a request whose method and URL hold this text, as ``"/orders"``,
+    ``"POST "`` or ``"GET https://crm"``; others are answered by the next that fits them, so that
+    threads may send as they come. A step is played once, or `times`; with ``times=None`` as often
+    as it fits, and it need not be. A request that no step fits is an `AssertionError`, as is
+    leaving ``with`` with steps left. Bodies are recorded whole, streams too. `waits` are the
+    seconds that the client slept.
     """
 
     def __init__(self, clock: ManualClock | None = None) -> None:
@@ -44,7 +60,8 @@ class ScriptedTransport:
         self.requests: list[HttpRequest] = []
         self.waits: list[float] = []
         self.is_closed = False
-        self._script: list[Step] = []
+        self._script: list[_Step] = []
+        self._turn = threading.Lock()
         self._start = self.clock.now()
 
     # --- the script ---------------------------------------------------------------------------
@@ -57,6 +74,8 @@ class ScriptedTransport:
         json: Any = NOTHING,
         content: bytes = b"",
         after: timedelta | float = 0.0,
+        to: str = "",
+        times: int | None = 1,
     ) -> Self:
         """Next comes this answer, after so much time (a `timedelta` or seconds).
 
@@ -79,8 +98,7 @@ class ScriptedTransport:
             )
             return Urllib3Reply(raw, request, deadline)
 
-        self._script.append(step)
-        return self
+        return self._then(step, to, times)
 
     def fail(
         self,
@@ -88,6 +106,8 @@ class ScriptedTransport:
         *,
         was_sent: bool = True,
         after: timedelta | float = 0.0,
+        to: str = "",
+        times: int | None = 1,
     ) -> Self:
         """Next the connection fails, before (`was_sent=False`) or after the request was sent."""
 
@@ -97,10 +117,9 @@ class ScriptedTransport:
             where = {"method": request.method, "url": request.safe_url}
             raise ConnectionFailed(reason, was_sent=was_sent, **where)
 
-        self._script.append(step)
-        return self
+        return self._then(step, to, times)
 
-    def hang(self, *, was_sent: bool = True) -> Self:
+    def hang(self, *, was_sent: bool = True, to: str = "", times: int | None = 1) -> Self:
         """Next nothing is heard until the time limit of the client."""
 
         def step(request: HttpRequest, deadline: Deadline) -> Reply:
@@ -109,13 +128,18 @@ class ScriptedTransport:
             self.clock.advance(max(0.0, min(limit, deadline.left())))
             raise deadline.passed("read" if was_sent else "connect", request)
 
-        self._script.append(step)
-        return self
+        return self._then(step, to, times)
 
     @property
     def left(self) -> int:
         """How many steps of the script have not been played."""
-        return len(self._script)
+        return sum(step.times or 0 for step in self._script)
+
+    def _then(self, play: Play, to: str, times: int | None) -> Self:
+        if times is not None:
+            checked_count("times", times, least=1)
+        self._script.append(_Step(play, checked_kind("to", to, str, "must be text"), times))
+        return self
 
     # --- as a transport -----------------------------------------------------------------------
 
@@ -126,10 +150,22 @@ class ScriptedTransport:
             body = read() if read is not None else b"".join(body)
         method, url, headers = request.method, request.url, request.headers
         recorded = HttpRequest(method, url, headers, body, request.attempt)
-        self.requests.append(recorded)
-        assert self._script, f"the script has no answer to {recorded!r}"
+        with self._turn:
+            self.requests.append(recorded)
+            play = self._next(f"{method} {url}")
+        assert play is not None, f"the script has no answer to {recorded!r}"
         deadline.was_sent = True
-        return self._script.pop(0)(recorded, deadline)
+        return play(recorded, deadline)
+
+    def _next(self, asked: str) -> Play | None:
+        step = next((step for step in self._script if step.to in asked), None)
+        if step is None:
+            return None
+        if step.times is not None:
+            step.times -= 1
+            if not step.times:
+                self._script.remove(step)
+        return step.play
 
     def now(self) -> float:
         return (self.clock.now() - self._start).total_seconds()
@@ -145,7 +181,7 @@ class ScriptedTransport:
         return self
 
     def __exit__(self, exc_type: type[BaseException] | None, *rest: object) -> None:
-        assert exc_type is not None or not self._script, f"{self.left} steps were not played"
+        assert exc_type is not None or not self.left, f"{self.left} steps were not played"
 
     def _take(self, after: timedelta | float, request: HttpRequest, deadline: Deadline) -> None:
         """Let the time of an answer pass, or run into the time limit that comes first."""

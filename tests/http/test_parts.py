@@ -993,6 +993,55 @@ def test_a_script_says_what_was_not_played_and_what_was_not_foreseen() -> None:
         client(ScriptedTransport()).get("x")
 
 
+def test_steps_wait_for_the_requests_that_they_are_for() -> None:
+    transport = (
+        ScriptedTransport()
+        .reply(201, to="POST https://crm.test/v1/orders")
+        .reply(204, to="/orders", times=2)
+        .fail(to="/down", was_sent=False)
+        .hang(to="/slow", times=None)
+        .reply(200, json={}, times=None)
+    )
+    caller = client(transport)
+    assert transport.left == 4
+    assert [caller.get(f"orders/{number}").unwrap().status for number in (1, 2)] == [204, 204]
+    assert caller.get("orders/3").unwrap().status == 200
+    assert caller.post("orders").unwrap().status == 201
+    assert isinstance(caller.get("down"), Err)
+    assert transport.left == 0
+    assert isinstance(caller.get("slow"), Err)
+    assert [caller.get("contacts").is_ok for _ in range(3)] == [True] * 3
+
+
+def test_threads_play_each_step_once() -> None:
+    transport = ScriptedTransport()
+    for number in range(200):
+        transport.reply(200, json=number, to=f"/{number % 8}/")
+    caller = client(transport)
+
+    def ask(number: int) -> list[int]:
+        return [caller.get(f"{number}/x").unwrap().json() for _ in range(25)]
+
+    with transport, ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(ask, range(8)))
+    assert answers == [list(range(number, 200, 8)) for number in range(8)]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda transport: transport.reply(times=0),
+        lambda transport: transport.fail(times=True),
+        lambda transport: transport.hang(to=7),
+    ],
+)
+def test_a_step_that_makes_no_sense_is_refused(step: Callable[[Any], object]) -> None:
+    transport = ScriptedTransport()
+    with pytest.raises(ValidationError, match=r"^(times|to) must be"):
+        step(transport)
+    assert transport.left == 0
+
+
 def test_a_script_keeps_the_limits_of_the_client() -> None:
     clock = ManualClock()
     transport = ScriptedTransport(clock).reply(200, after=40).reply(200, content=b"x" * 11_000_000)
