@@ -24,9 +24,12 @@ from rich.text import Text
 
 from integration_hub.domain.aggregate import Aggregate
 from integration_hub.domain.errors import ValidationError
+from integration_hub.domain.integration import Integration
+from integration_hub.domain.sync_job import SyncJob
 from integration_hub.domain.values import checked_duration
+from integration_hub.domain.webhook import Webhook
 from integration_hub.hub import ClientOptions, Hub
-from integration_hub.ports.query import Filter
+from integration_hub.ports.query import Filter, IntegrationFilter, Page
 from integration_hub.ports.repositories import Repository
 from integration_hub.ports.unit_of_work import EVERY_TENANT, Tenant, UnitOfWork
 from integration_hub.ports.waiting import stopped_by_signals
@@ -34,6 +37,7 @@ from integration_hub.settings import settings_of_the_environment
 
 T = TypeVar("T")
 A = TypeVar("A", bound=Aggregate)
+C = TypeVar("C", SyncJob, Webhook)
 F = TypeVar("F", bound=Filter)
 console = Console()
 if not console.is_terminal:
@@ -119,6 +123,26 @@ def pointed_at(repository: Repository[A, F], like: F, option: str, text: str) ->
         problem = "is the name of several; give the id" if found else "is no id, and nobody's name"
         raise ValidationError(option, text, problem)
     return found[0]
+
+
+def of_integration(uow: UnitOfWork, given: str) -> Integration:
+    """The integration of ``--integration``, by its id or its name."""
+    like = IntegrationFilter(name_contains=given)
+    return pointed_at(uow.integrations, like, "--integration", given)
+
+
+def with_integrations(uow: UnitOfWork, items: Iterable[C]) -> list[tuple[C, Integration]]:
+    """Each with its integration; one that is gone a moment later is left out."""
+    items = list(items)
+    parents = uow.integrations.get_many({each.integration_id for each in items})
+    return [
+        (each, parents[each.integration_id]) for each in items if each.integration_id in parents
+    ]
+
+
+def shown(what: str, page: Page[Any]) -> str:
+    """A title that says how many of how many are shown."""
+    return f"{what}: the first {page.size:,} of {page.total:,}" if page.has_next else what
 
 
 def identity(option: str, text: str) -> UUID:

@@ -25,10 +25,13 @@ from integration_hub.cli.shared import (
     imported,
     in_batches,
     listed,
+    of_integration,
     opened,
     plain,
     pointed_at,
     show,
+    shown,
+    with_integrations,
     work,
 )
 from integration_hub.domain.errors import ValidationError
@@ -60,6 +63,16 @@ _FAILED = {
     "attempts": "attempt",
     "last run": "last_run_at",
     "error": "error_message",
+}
+_JOBS = {
+    "tenant": "job.tenant",
+    "id": "job.id",
+    "job": "job.name",
+    "integration": "integration.name",
+    "state": "state",
+    "schedule": "job.schedule",
+    "next run": "job.next_run_at",
+    "last run": "job.last_run_at",
 }
 _DUE = {
     "tenant": "job.tenant",
@@ -140,6 +153,25 @@ def status(tenant: TenantName = None, url: Url = None) -> None:
     listed("failed", failed, _FAILED)
 
 
+@sync.command("list")
+def list_jobs(
+    status: Annotated[list[str] | None, typer.Option(help="Of this state only.")] = None,
+    integration: Annotated[
+        str | None, typer.Option(help="Of one integration only: its id, or its name.")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=1_000)] = _SHOWN,
+    tenant: TenantName = None,
+    url: Url = None,
+) -> None:
+    """Which jobs there are, by name, and when they run."""
+    with opened(url) as hub, hub.unit_of_work(tenant=chosen(tenant)) as uow:
+        parent = None if integration is None else of_integration(uow, integration).id
+        wanted = SyncJobFilter(status=status or None, integration_id=parent)
+        page = uow.sync_jobs.page(wanted, sort=Sort("name"), size=limit)
+        found = [_Listed(*pair) for pair in with_integrations(uow, page.items)]
+    listed(shown("jobs", page), found, _JOBS)
+
+
 @sync.command()
 def due(
     limit: Annotated[int, typer.Option(help="At most so many.")] = 50,
@@ -150,9 +182,7 @@ def due(
     with opened(url) as hub, hub.unit_of_work(tenant=chosen(tenant)) as uow:
         wanted = SyncJobFilter(due_by=hub.clock.now())
         jobs = uow.sync_jobs.find(wanted, sort=Sort("next_run_at"), limit=limit)
-        parents = uow.integrations.get_many({job.integration_id for job in jobs})
-        jobs = [job for job in jobs if job.integration_id in parents]  # still, a moment later
-        found = [_due(uow, job, parents[job.integration_id]) for job in jobs]
+        found = [_due(uow, *pair) for pair in with_integrations(uow, jobs)]
     listed("due", found, _DUE)
 
 
@@ -216,9 +246,17 @@ def prune(
 
 
 @dataclass(frozen=True)
-class _Due:
+class _Listed:
     job: SyncJob
     integration: Integration
+
+    @property
+    def state(self) -> str:
+        return self.job.status if self.job.is_active else f"{self.job.status}, inactive"
+
+
+@dataclass(frozen=True)
+class _Due(_Listed):
     waits_for: str
 
 

@@ -25,17 +25,22 @@ from integration_hub.cli.shared import (
     identity,
     in_batches,
     listed,
+    of_integration,
     opened,
     plain,
     pointed_at,
     show,
+    shown,
+    with_integrations,
     work,
 )
 from integration_hub.delivery import WebhookDispatcher
 from integration_hub.domain.errors import ValidationError
+from integration_hub.domain.integration import Integration
+from integration_hub.domain.values import without_query
 from integration_hub.domain.webhook import IN_TROUBLE, Webhook
-from integration_hub.domain.webhook_message import WebhookHealth
-from integration_hub.ports.query import WebhookFilter
+from integration_hub.domain.webhook_message import WebhookDelivery, WebhookHealth, WebhookMessage
+from integration_hub.ports.query import Sort, WebhookFilter
 from integration_hub.ports.unit_of_work import UnitOfWork
 
 webhooks = typer.Typer(
@@ -54,12 +59,22 @@ _TROUBLED = {
     "spared until": "health.throttled_until",
     "why": "webhook.error_message",
 }
+_WEBHOOKS = {
+    "tenant": "webhook.tenant",
+    "id": "webhook.id",
+    "webhook": "webhook.name",
+    "integration": "integration.name",
+    "state": "state",
+    "events": "events",
+    "url": "url",
+}
 _DELIVERIES = {
-    "id": "id",
-    "made": "created_at",
-    "state": "status",
-    "attempts": "attempt_count",
-    "next": "next_attempt_at",
+    "id": "delivery.id",
+    "event": "message.event_type",
+    "made": "delivery.created_at",
+    "state": "delivery.status",
+    "attempts": "delivery.attempt_count",
+    "next": "delivery.next_attempt_at",
 }
 _ATTEMPTS = {
     "no.": "number",
@@ -109,6 +124,46 @@ def dispatch(
 
 
 @dataclass(frozen=True)
+class _Listed:
+    webhook: Webhook
+    integration: Integration
+
+    @property
+    def state(self) -> str:
+        hook = self.webhook
+        return hook.status if hook.is_active else f"{hook.status}, inactive"
+
+    @property
+    def events(self) -> str:
+        return ", ".join(self.webhook.events)
+
+    @property
+    def url(self) -> str:
+        """Without its query, in which some have their key."""
+        return without_query(self.webhook.url)
+
+
+@webhooks.command("list")
+def list_webhooks(
+    status: Annotated[list[str] | None, typer.Option(help="Of this state only.")] = None,
+    integration: Annotated[
+        str | None, typer.Option(help="Of one integration only: its id, or its name.")
+    ] = None,
+    event: Annotated[str | None, typer.Option(help="Those only that are told of it.")] = None,
+    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=1_000)] = _SHOWN,
+    tenant: TenantName = None,
+    url: Url = None,
+) -> None:
+    """Which webhooks there are, by name, and what they are told of."""
+    with opened(url) as hub, hub.unit_of_work(tenant=chosen(tenant)) as uow:
+        parent = None if integration is None else of_integration(uow, integration).id
+        wanted = WebhookFilter(status=status or None, integration_id=parent, event=event)
+        page = uow.webhooks.page(wanted, sort=Sort("name"), size=limit)
+        found = [_Listed(*pair) for pair in with_integrations(uow, page.items)]
+    listed(shown("webhooks", page), found, _WEBHOOKS)
+
+
+@dataclass(frozen=True)
 class _Troubled:
     webhook: Webhook
     health: WebhookHealth
@@ -137,6 +192,12 @@ def resume(webhook: WebhookName, tenant: TenantName = None, url: Url = None) -> 
     _change(webhook, Webhook.resume, tenant, url)
 
 
+@dataclass(frozen=True)
+class _Delivery:
+    delivery: WebhookDelivery
+    message: WebhookMessage
+
+
 @webhooks.command()
 def deliveries(
     webhook: WebhookName,
@@ -148,7 +209,8 @@ def deliveries(
     """The deliveries to a webhook."""
     with opened(url) as hub, hub.unit_of_work(tenant=chosen(tenant)) as uow:
         hook = _webhook(uow, "webhook", webhook)
-        found = uow.messages.of_webhook(hook.id, limit, status=status or None)
+        made = uow.messages.of_webhook(hook.id, limit, status=status or None)
+        found = [_Delivery(each, uow.messages.get(each.message_id)) for each in made]
     listed(f"{hook.name}: {hook.status}", found, _DELIVERIES)
 
 

@@ -56,6 +56,20 @@ class Schedule:
             if getattr(self, name) is None:
                 raise InvalidSchedule(self.kind.value, f"needs {name}; make it by a classmethod")
 
+    def __str__(self) -> str:
+        """For people to read: ``every 900 s``, ``30 2 * * * (Europe/Berlin)``."""
+        match self.kind:
+            case ScheduleKind.ONCE:
+                return f"once at {self.at}"
+            case ScheduleKind.INTERVAL:
+                assert self.interval is not None
+                start = "" if self.start is None else f" from {self.start}"
+                return f"every {self.interval.total_seconds():.15g} s{start}"
+            case ScheduleKind.CRON:
+                return f"{self.expression} ({self.tz})"
+            case ScheduleKind.MANUAL | ScheduleKind.UNREADABLE:
+                return self.kind.value
+
     @classmethod
     def manual(cls) -> Schedule:
         """Runs only when somebody asks for it."""

@@ -20,6 +20,7 @@ from pytest_httpserver import HTTPServer
 from sqlalchemy import URL
 
 from integration_hub import Hub, HubSettings, Integration, Schedule, SyncJob, Webhook, cli
+from integration_hub.testing import WebhookFactory
 
 HEAD = "hub_0004"
 
@@ -254,6 +255,35 @@ def test_jobs_are_run_and_looked_at_from_the_shell(
     assert "2 runs forgotten" in told("prune", "--older-than", "0s")
 
 
+def test_jobs_are_listed_with_when_they_run(
+    jobs: Path, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(*arguments: str) -> str:
+        assert run(monkeypatch, "sync", "list", *arguments) == 0
+        return capsys.readouterr().out
+
+    with Hub.from_url(url) as hub, hub.unit_of_work(tenant="beta") as uow:
+        (slow,) = uow.sync_jobs.find()
+        changed = replace(slow, schedule=Schedule.cron("30 2 * * *"), is_active=False)
+        uow.sync_jobs.save(changed.pause(hub.clock.now()))
+        erp = uow.integrations.add(Integration(name="ERP", type="erp"))
+        hourly = Schedule.every(3_600)
+        uow.sync_jobs.add(SyncJob(integration_id=erp.id, name="orders", schedule=hourly))
+        uow.commit()
+    everything = told()
+    names = re.findall(r"(\[bad]|good|orders|slow) +│", everything)
+    assert names == ["[bad]", "good", "orders", "slow"]
+    assert "30 2 * * * (UTC)" in everything
+    assert "paused, inactive" in everything
+    assert re.search(r"orders │ ERP +│ pending +│ every 3600 s", everything)
+    assert "the first 2 of 4" in told("--limit", "2")
+    assert "orders" not in told("--integration", "CRM", "--tenant", "beta")
+    assert "slow" not in told("--status", "pending")
+    assert told("--status", "cancelled").strip() == "jobs: none"
+    assert run(monkeypatch, "sync", "list", "--integration", "SAP") == 1
+    assert "--integration is no id, and nobody's name, got 'SAP'" in capsys.readouterr().err
+
+
 def test_what_a_due_job_waits_for_is_told(
     jobs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -428,7 +458,8 @@ def test_messages_are_delivered_and_looked_after_from_the_shell(
         assert re.search(r"failed\W+1\b", status)
         assert str(hook.id) in status
         assert "disabled" in status
-        assert str(delivery.id) in told("deliveries", str(hook.id), "--status", "failed")
+        failed = told("deliveries", str(hook.id), "--status", "failed")
+        assert re.search(rf"{delivery.id} │ invoice.paid │", failed)
         assert "[away]" in told("attempts", str(delivery.id))
         assert told("resume", str(hook.id)).strip() == "w: active"
         assert "1 to be sent again" in told("replay", "--failed-of", str(hook.id), "--since", "1h")
@@ -444,6 +475,32 @@ def test_messages_are_delivered_and_looked_after_from_the_shell(
             uow.inbox.accept("m1")
             uow.commit()
         assert "1 messages and 1 of the inbox" in told("prune", "--older-than", "0s")
+
+
+def test_webhooks_are_listed_with_what_they_are_told_of(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(*arguments: str) -> str:
+        assert run(monkeypatch, "webhooks", "list", *arguments) == 0
+        return capsys.readouterr().out
+
+    monkeypatch.setenv("HUB_DATABASE_URL", url)
+    with Hub.from_url(url) as hub:
+        hub.schema.upgrade()
+        with hub.unit_of_work(tenant="acme") as uow:
+            crm = uow.integrations.add(Integration(name="CRM", type="crm"))
+            a = WebhookFactory(integration_id=crm.id, name="a", url="https://a.test/?k=s3")
+            uow.webhooks.add(replace(a, events=["*"]))
+            b = WebhookFactory(integration_id=crm.id, name="b", url="https://b.test/")
+            uow.webhooks.add(replace(b, events=["invoice.*", "order.paid"], is_active=False))
+            uow.commit()
+    both = told()
+    assert "https://a.test/" in both
+    assert "s3" not in both
+    assert re.search(r"b +│ CRM +│ active, inactive │ invoice\.\*, order\.paid │", both)
+    assert "a.test" not in told("--event", "order.paid", "--status", "paused")
+    assert "b.test" not in told("--event", "contact.made", "--integration", "CRM")
+    assert told("--tenant", "beta").strip() == "webhooks: none"
 
 
 def test_a_dispatcher_process_ends_at_sigterm(url: str, httpserver: HTTPServer) -> None:

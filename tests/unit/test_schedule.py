@@ -114,6 +114,24 @@ def test_what_is_no_schedule_is_refused(make: object) -> None:
     assert refused.value.code == "invalid_schedule"
 
 
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [
+        (Schedule.manual(), "manual"),
+        (Schedule.once(datetime(2026, 11, 28, 7, tzinfo=UTC)), "once at 2026-11-28 07:00:00+00:00"),
+        (Schedule.every(timedelta(minutes=15)), "every 900 s"),
+        (
+            Schedule.every(1.5, start=datetime(2026, 11, 28, tzinfo=UTC)),
+            "every 1.5 s from 2026-11-28 00:00:00+00:00",
+        ),
+        (Schedule.cron("*/5 * * * *", tz="Europe/Berlin"), "*/5 * * * * (Europe/Berlin)"),
+        (Schedule.from_json({"kind": "hourly"}), "unreadable"),
+    ],
+)
+def test_a_schedule_can_be_read(schedule: Schedule, words: str) -> None:
+    assert str(schedule) == words
+
+
 def test_a_moment_of_no_zone_has_no_next_run() -> None:
     with pytest.raises(ValidationError) as refused:
         Schedule.cron("* * * * *").next_after(datetime(2026, 1, 1))  # noqa: DTZ001 - on purpose
