@@ -12,7 +12,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping
+from collections.abc import Set as AbstractSet
+from datetime import date, time
+from decimal import Decimal
+from enum import Enum
 from typing import Any, NoReturn, TypeAlias
+from uuid import UUID
 
 from integration_hub.domain.errors import ValidationError
 from integration_hub.domain.values import UNSTORABLE
@@ -123,7 +128,21 @@ def _frozen(path: str, value: object, depth: int) -> Any:
         case list() | tuple():
             items = enumerate(value)
             return FrozenList(_frozen(f"{path}[{at}]", item, depth + 1) for at, item in items)
-    raise ValidationError(path, type(value).__name__, "must be JSON")
+    raise ValidationError(path, type(value).__name__, f"must be JSON{_as_json(value)}")
+
+
+def _as_json(value: object) -> str:
+    """The way out, for what is often meant to be JSON."""
+    match value:
+        case date() | time():
+            return ": text by .isoformat(), say"
+        case UUID() | Decimal():
+            return ": text by str(), say"
+        case Enum():
+            return ": its .value, say"
+        case AbstractSet():
+            return ": a list by sorted(), say"
+    return ""
 
 
 def _json_text(path: str, value: str) -> str:

@@ -6,7 +6,9 @@ import copy
 import pickle
 import traceback
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
+from enum import Enum
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -25,6 +27,10 @@ from integration_hub.domain.values import checked_duration, new_id, patterns_for
 
 PARENT = UUID("01900000-0000-7000-8000-000000000001")
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+class Color(Enum):
+    RED = "red"
 
 
 def integration(**fields: Any) -> Integration:
@@ -145,6 +151,25 @@ def test_json_that_would_not_survive_is_refused_by_its_path(config: Any, path: s
     with pytest.raises(ValidationError) as refused:
         integration(config=config)
     assert refused.value.field == path
+
+
+@pytest.mark.parametrize(
+    ("value", "way_out"),
+    [
+        (datetime(2026, 11, 28, tzinfo=UTC), ".isoformat()"),
+        (date(2026, 11, 28), ".isoformat()"),
+        (PARENT, "str()"),
+        (Decimal("12.50"), "str()"),
+        (Color.RED, ".value"),
+        ({1, 2}, "sorted()"),
+        (frozenset({1}), "sorted()"),
+    ],
+)
+def test_what_is_often_meant_to_be_json_is_told_how(value: object, way_out: str) -> None:
+    with pytest.raises(ValidationError, match="must be JSON: ") as refused:
+        integration(config={"since": [value]})
+    assert refused.value.field == "config.since[0]"
+    assert way_out in refused.value.message
 
 
 def test_json_may_be_a_hundred_levels_deep_and_no_deeper() -> None:
