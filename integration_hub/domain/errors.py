@@ -120,7 +120,8 @@ class InvalidSort(HubError):
     def __init__(self, field: object, allowed: Iterable[str]) -> None:
         self.field = field
         self.allowed = tuple(allowed)
-        super().__init__(f"can't sort by {_shown(field)}; allowed are {', '.join(self.allowed)}")
+        known = ", ".join(self.allowed)
+        super().__init__(f"can't sort by {_shown(field)}; give a Sort(…) of one of {known}")
 
 
 class InvalidCursor(HubError):

@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
+from dataclasses import is_dataclass
 from datetime import date, time
 from decimal import Decimal
 from enum import Enum
@@ -142,7 +143,9 @@ def _as_json(value: object) -> str:
             return ": its .value, say"
         case AbstractSet():
             return ": a list by sorted(), say"
-    return ""
+    if is_dataclass(value):
+        return ": a mapping by dataclasses.asdict(), say"
+    return ': a mapping by .model_dump(mode="json"), say' if hasattr(value, "model_dump") else ""
 
 
 def _json_text(path: str, value: str) -> str:

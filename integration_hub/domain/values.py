@@ -141,7 +141,8 @@ def checked_url(field: str, value: object) -> str:
 
 def checked_id(field: str, value: object) -> UUID:
     if not isinstance(value, UUID):
-        raise ValidationError(field, value, "must be a uuid.UUID; wrap a string in UUID(…)")
+        problem = "must be a uuid.UUID; wrap a string in UUID(…), and give an object's .id"
+        raise ValidationError(field, value, problem)
     return value
 
 

@@ -163,7 +163,7 @@ def checked_filter(filter: object, kind: type[F]) -> F:
     if filter is None:
         return kind()
     if not isinstance(filter, kind):
-        raise ValidationError("filter", filter, f"must be a {kind.__name__}")
+        raise ValidationError("filter", filter, f"must be made by {kind.__name__}(…)")
     return filter
 
 

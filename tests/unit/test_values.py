@@ -12,10 +12,12 @@ from enum import Enum
 from typing import Any
 from uuid import UUID, uuid4
 
+import pydantic
 import pytest
 
 from integration_hub import (
     Integration,
+    Page,
     Schedule,
     SyncJob,
     SyncJobFilter,
@@ -31,6 +33,10 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 class Color(Enum):
     RED = "red"
+
+
+class Invoice(pydantic.BaseModel):
+    id: int
 
 
 def integration(**fields: Any) -> Integration:
@@ -163,6 +169,8 @@ def test_json_that_would_not_survive_is_refused_by_its_path(config: Any, path: s
         (Color.RED, ".value"),
         ({1, 2}, "sorted()"),
         (frozenset({1}), "sorted()"),
+        (Page(items=[], number=1, size=1, total=0), "dataclasses.asdict()"),
+        (Invoice(id=7), '.model_dump(mode="json")'),
     ],
 )
 def test_what_is_often_meant_to_be_json_is_told_how(value: object, way_out: str) -> None:

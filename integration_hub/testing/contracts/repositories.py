@@ -526,7 +526,7 @@ class RepositoryContract:
                 assert refused.value.allowed == self.SORTS
 
     def test_a_sort_that_is_none_or_sideways_is_refused(self, hub: Hub) -> None:
-        with hub.unit_of_work() as uow, pytest.raises(InvalidSort):
+        with hub.unit_of_work() as uow, pytest.raises(InvalidSort, match=r"give a Sort\(…\) of"):
             self.repository(uow).find(sort="name")
         with pytest.raises(ValidationError) as refused:
             Sort("name", "up")  # type: ignore[arg-type]
