@@ -8,15 +8,16 @@ from integration_hub.http.factory import HttpClientFactory
 from integration_hub.http.guards import CircuitBreaker, RateLimit
 from integration_hub.http.interceptors import (
     ApiKeyAuth,
+    Auth,
     BasicAuth,
     BearerAuth,
     Interceptor,
     LoggingInterceptor,
     MetricsInterceptor,
-    OAuth2ClientCredentials,
     RequestIdInterceptor,
 )
 from integration_hub.http.messages import HttpRequest, HttpResponse
+from integration_hub.http.oauth import OAuth2Auth, OAuth2ClientCredentials, OAuth2RefreshToken
 from integration_hub.http.options import HttpOptions, Limits, Proxies, Timeout, Tls
 from integration_hub.http.pagination import (
     AfterLast,
@@ -34,6 +35,7 @@ from integration_hub.http.transport import Transport, UrllibTransport
 __all__ = [
     "AfterLast",
     "ApiKeyAuth",
+    "Auth",
     "Backoff",
     "BasicAuth",
     "BearerAuth",
@@ -51,7 +53,9 @@ __all__ = [
     "LoggingInterceptor",
     "MetricsInterceptor",
     "NextLink",
+    "OAuth2Auth",
     "OAuth2ClientCredentials",
+    "OAuth2RefreshToken",
     "Offset",
     "PageNumber",
     "PageStrategy",

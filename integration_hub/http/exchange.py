@@ -23,8 +23,9 @@ from integration_hub.domain.errors import (
 from integration_hub.domain.values import without_query
 from integration_hub.http.bodies import Content
 from integration_hub.http.guards import CircuitBreaker, RateLimit
-from integration_hub.http.interceptors import Auth, Interceptor, OAuth2ClientCredentials
+from integration_hub.http.interceptors import Auth, Interceptor
 from integration_hub.http.messages import Headers, HttpRequest, charset_of
+from integration_hub.http.oauth import OAuth2Auth
 from integration_hub.http.options import Limits
 from integration_hub.http.retry import RetryBudget, RetryPolicy, retry_after
 from integration_hub.http.sockets import Deadline, within
@@ -81,7 +82,7 @@ class Exchange:
         self._limits = limits
         self._interceptors = interceptors
         self._auth = auth
-        if isinstance(auth, OAuth2ClientCredentials):
+        if isinstance(auth, OAuth2Auth):
             auth.go_through(transport)
         self._breaker = breaker
         self._rate_limit = rate_limit

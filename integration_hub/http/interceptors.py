@@ -1,6 +1,6 @@
 """What looks at every request, response and error on its way, and may change it.
 
-May import: `domain`, `messages`, `sockets`, `urls`. Requests pass the interceptors in order,
+May import: `domain`, `messages`. Requests pass the interceptors in order,
 responses and errors in reverse; each try of a request passes anew. Authentication comes last on the
 way out, so that no other interceptor sees it.
 """
@@ -10,28 +10,18 @@ from __future__ import annotations
 import base64
 import json
 import logging
-import math
 import re
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from integration_hub.domain.errors import HttpError, StatusError, ValidationError
-from integration_hub.domain.values import UNSTORABLE, checked_duration, new_id, without_query
+from integration_hub.domain.values import UNSTORABLE, new_id, without_query
 from integration_hub.http.messages import Headers, HttpRequest, HttpResponse
-from integration_hub.http.sockets import DEADLINE
-
-if TYPE_CHECKING:
-    from integration_hub.http.client import HttpClient
-    from integration_hub.http.transport import Transport
 
 HIDDEN = "***"
-_HOUR = 3600.0
-_TOKEN = re.compile(r"[\x21-\x7e]+")  # more than RFC 6750 has, and nothing that a header can't hold
 _SECRET_HEADERS = frozenset(
     {"authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key", "api-key"}
 )
@@ -77,10 +67,10 @@ class BearerAuth(Auth):
     """``Authorization: Bearer …`` (RFC 6750), from a token or from a function that gives one."""
 
     def __init__(self, token: str | Callable[[], str]) -> None:
-        self._token = token if callable(token) else _credential("token", token)
+        self._token = token if callable(token) else credential("token", token)
 
     def on_request(self, request: HttpRequest) -> HttpRequest:
-        token = _credential("token", self._token()) if callable(self._token) else self._token
+        token = credential("token", self._token()) if callable(self._token) else self._token
         return request.merged({"Authorization": f"Bearer {token}"})
 
 
@@ -96,11 +86,11 @@ class BasicAuth(Auth):
 
 def basic(username: str, password: str) -> str:
     """The value of an ``Authorization`` header."""
-    user, secret = _credential("username", username), _credential("password", password)
+    user, secret = credential("username", username), credential("password", password)
     return f"Basic {base64.b64encode(f'{user}:{secret}'.encode()).decode()}"
 
 
-def _credential(field: str, value: object) -> str:
+def credential(field: str, value: object) -> str:
     """A text, which None is not, as a vault gives it that has nothing; it is not repeated."""
     if not isinstance(value, str) or UNSTORABLE.search(value):
         raise ValidationError(field, "<not shown>", f"must be text, and is {type(value).__name__}")
@@ -116,98 +106,6 @@ class ApiKeyAuth(Auth):
 
     def on_request(self, request: HttpRequest) -> HttpRequest:
         return request.merged(self._headers)
-
-
-class OAuth2ClientCredentials(Auth):
-    """A token by the client credentials grant (RFC 6749, 4.4), got when it is first needed.
-
-    It is got anew before it expires (`early` seconds before, or after half of its lifetime), and
-    once after a 401. Of many threads that need it at the same time, one asks the authorization
-    server, and the others wait for it, each within the total time limit of its call. Unless a
-    `client` is given for that, it asks as the client does that it is given to: by the same proxies,
-    trusting the same certificates.
-    """
-
-    def __init__(
-        self,
-        token_url: str,
-        client_id: str,
-        client_secret: str,
-        *,
-        scope: str | None = None,
-        early: timedelta | float = 30.0,
-        client: HttpClient | None = None,
-    ) -> None:
-        self._url = token_url
-        self._credentials = {"Authorization": basic(client_id, client_secret)}
-        self._form = {"grant_type": "client_credentials", **({"scope": scope} if scope else {})}
-        self._early = checked_duration("early", early).total_seconds()
-        self._client = client
-        self._lock = threading.Lock()
-        self._token: str | None = None
-        self._expires = 0.0
-
-    def go_through(self, transport: Transport | None) -> HttpClient:
-        """Fetch tokens by this transport, unless there is a client for that already; gives it."""
-        from integration_hub.http.client import HttpClient
-
-        self._client = self._client or HttpClient(transport=transport)
-        return self._client
-
-    def on_request(self, request: HttpRequest) -> HttpRequest:
-        return request.merged({"Authorization": f"Bearer {self._current(request)}"})
-
-    def on_unauthorized(self, request: HttpRequest) -> bool:
-        refused = request.headers.get("Authorization")
-        with self._turn(request):
-            if self._token is not None and refused == f"Bearer {self._token}":
-                self._token = None  # else another thread has got a new one since
-        return True
-
-    def _current(self, request: HttpRequest) -> str:
-        with self._turn(request):
-            client = self._client or self.go_through(None)  # none, where another `Auth` uses this
-            now = client.now()
-            if self._token is None or now >= self._expires:
-                self._fetch(client, now)
-            assert self._token is not None
-            return self._token
-
-    @contextmanager
-    def _turn(self, request: HttpRequest) -> Iterator[None]:
-        """A block for one thread at a time. Raises `TimedOut` where the call is over before."""
-        deadline = DEADLINE.get()
-        patience = -1 if deadline is None else max(0.0, deadline.left())
-        if not self._lock.acquire(timeout=patience):
-            assert deadline is not None
-            raise deadline.passed("total", request)
-        try:
-            yield
-        finally:
-            self._lock.release()
-
-    def _fetch(self, client: HttpClient, now: float) -> None:
-        # The same each time it is repeated, so that a retry does no harm; but it is a POST.
-        outcome = client.post(
-            self._url, data=self._form, headers=self._credentials, idempotency_key=str(new_id())
-        )
-        response = outcome.unwrap()
-        document = response.json()
-        token = document.get("access_token") if isinstance(document, dict) else None
-        if not isinstance(token, str) or not _TOKEN.fullmatch(token):
-            raise response.undecodable("access_token", "must be a token (RFC 6750, 2.1)")
-        seconds = _lifetime(document.get("expires_in"))
-        self._token = token
-        self._expires = now + max(seconds - self._early, seconds / 2)
-
-
-def _lifetime(said: object) -> float:
-    """Seconds; an hour where nothing is said that makes sense. Some say it in a string."""
-    try:
-        seconds = float(said) if isinstance(said, int | float | str) else math.nan
-    except (ValueError, OverflowError):
-        seconds = math.nan
-    return seconds if 0 <= seconds < math.inf else _HOUR
 
 
 class RequestIdInterceptor(Interceptor):
