@@ -29,6 +29,7 @@ from integration_hub.domain.errors import (
     StaleVersion,
     StorageError,
     StoreClosed,
+    ValidationError,
 )
 from integration_hub.ports.unit_of_work import Tenant, UnitOfWork
 from integration_hub.ports.waiting import Waiter
@@ -103,6 +104,22 @@ def repeated(
             if not left:
                 raise
     raise AssertionError("the last try returns or raises")
+
+
+def checked_listener(name: str, listener: object) -> None:
+    """Raises `ValidationError` for what can't be called with what has happened."""
+    if listener is not None and not callable(listener):
+        raise ValidationError(name, type(listener).__name__, "must be a function, or None")
+
+
+def tell(listener: Callable[..., object] | None, *what: object, to: logging.Logger) -> None:
+    """Call a service's own function with what has happened; its faults are logged, and no more."""
+    if listener is None:
+        return
+    try:
+        listener(*what)
+    except Exception as error:  # noqa: BLE001 - what has happened is stored, and stays so
+        to.error("a listener met a fault: %s", traced(error))
 
 
 class Together(Generic[T]):

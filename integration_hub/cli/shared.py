@@ -87,6 +87,18 @@ def imported(option: str, place: str) -> Any:
     return getattr(found, name, None)
 
 
+def function_at(option: str, place: str | None, what: str) -> Callable[..., Any] | None:
+    """The function at ``package.module:name``, if one is named. Raises `ValidationError` where
+    there is none.
+    """
+    if place is None:
+        return None
+    found = imported(option, place)
+    if not callable(found):
+        raise ValidationError(option, place, f"must name a function {what}")
+    return found  # type: ignore[no-any-return]
+
+
 def chosen(tenant: str | None) -> Tenant:
     return EVERY_TENANT if tenant is None else tenant
 

@@ -22,6 +22,7 @@ from integration_hub.cli.shared import (
     chosen,
     console,
     duration,
+    function_at,
     imported,
     in_batches,
     listed,
@@ -38,7 +39,6 @@ from integration_hub.domain.errors import ValidationError
 from integration_hub.domain.integration import MOST_AT_ONCE, Integration
 from integration_hub.domain.sync_job import STATUSES, SyncJob
 from integration_hub.domain.sync_run import max_concurrency
-from integration_hub.hub import ClientOptions
 from integration_hub.ports.query import Sort, SyncJobFilter
 from integration_hub.ports.unit_of_work import UnitOfWork
 from integration_hub.sync import Handler, SyncRunner
@@ -115,13 +115,19 @@ def run(
         bool,
         typer.Option("--leave-others", help="Leave types without a handler to other workers."),
     ] = False,
+    on_end: Annotated[
+        str | None,
+        typer.Option(help="package.module:function, called with each run that has ended."),
+    ] = None,
     verbose: Verbose = False,
     tenant: TenantName = None,
     url: Url = None,
 ) -> None:
     """Run due sync jobs until SIGTERM; then finish, or give back what does not finish in time."""
     found = handlers_of(handlers)
-    with opened(url, client_options=client_options_of(client_options)) as hub:
+    what = "of an integration that gives what HttpClient takes"
+    options = function_at("--client-options", client_options, what)
+    with opened(url, client_options=options) as hub:
         runner = SyncRunner(
             hub,
             found,
@@ -132,6 +138,7 @@ def run(
             poll=duration("--poll", poll),
             grace=duration("--grace", grace),
             leave_others=leave_others,
+            on_end=function_at("--on-end", on_end, "of a run"),
         )
         types = ", ".join(sorted(found))
         does = f"runs sync jobs of: {types}"
@@ -299,14 +306,3 @@ def handlers_of(place: str) -> Mapping[str, Handler]:
             "--handlers", place, "must name a mapping of integration type to handler"
         )
     return registry
-
-
-def client_options_of(place: str | None) -> ClientOptions | None:
-    """The function at ``package.module:name``. Raises `ValidationError` where there is none."""
-    if place is None:
-        return None
-    found = imported("--client-options", place)
-    if not callable(found):
-        problem = "must name a function of an integration that gives what HttpClient takes"
-        raise ValidationError("--client-options", place, problem)
-    return found  # type: ignore[no-any-return]

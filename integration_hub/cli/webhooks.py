@@ -22,6 +22,7 @@ from integration_hub.cli.shared import (
     chosen,
     console,
     duration,
+    function_at,
     identity,
     in_batches,
     listed,
@@ -101,6 +102,9 @@ def dispatch(
     grace: Annotated[str, typer.Option(help="How long requests may go on after SIGTERM.")] = "20s",
     worker: Annotated[str | None, typer.Option(help="Its name; or host and process.")] = None,
     once: Annotated[bool, typer.Option("--once", help="Deliver what is due now, and end.")] = False,
+    on_attempt: Annotated[
+        str | None, typer.Option(help="package.module:function, called with what came of each.")
+    ] = None,
     verbose: Verbose = False,
     tenant: TenantName = None,
     url: Url = None,
@@ -118,6 +122,7 @@ def dispatch(
             grace=duration("--grace", grace),
             worker=worker,
             tenant=chosen(tenant),
+            on_attempt=function_at("--on-attempt", on_attempt, "of a delivery and its outcome"),
         )
         does = "delivers messages"
         work(sender, "dispatcher", does, once=once, counted="attempts", is_verbose=verbose)

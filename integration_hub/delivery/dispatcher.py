@@ -56,7 +56,16 @@ from integration_hub.ports.clock import Clock
 from integration_hub.ports.messages import DELIVERY_LEASE, MOST_CLAIMED, PER_HOST
 from integration_hub.ports.unit_of_work import EVERY_TENANT, Tenant, UnitOfWork
 from integration_hub.ports.waiting import DELIVERY_WORK, Waiter, stopped_by_signals
-from integration_hub.workforce import OpensUnitsOfWork, Together, Workforce, repeated, told, traced
+from integration_hub.workforce import (
+    OpensUnitsOfWork,
+    Together,
+    Workforce,
+    checked_listener,
+    repeated,
+    tell,
+    told,
+    traced,
+)
 
 _LOG = logging.getLogger("integration_hub.delivery")
 _READ = 64 * 1024  # bytes of an answer that are read; what is longer costs it its connection
@@ -108,7 +117,8 @@ class WebhookDispatcher:
     Durations in seconds or `timedelta`: `lease` is how long a dispatcher that is not heard of keeps
     what it claimed; `poll` is how often it looks for work that it was not told of (what it sends
     again itself, it sends in time); `grace` is how long it waits for requests when it is told to
-    stop. `transport` replaces the network, in tests.
+    stop. `transport` replaces the network, in tests. `on_attempt`, for metrics say, is called with
+    each delivery, as it was stored, and what came of the attempt. It should take no time.
     """
 
     def __init__(
@@ -127,9 +137,12 @@ class WebhookDispatcher:
         tls: Tls | None = None,
         proxies: Proxies | None = None,
         transport: Transport | None = None,
+        on_attempt: Callable[[WebhookDelivery, AttemptOutcome], object] | None = None,
     ) -> None:
         self._hub = hub
         self.worker = checked_name("worker", worker or f"{socket.gethostname()}:{os.getpid()}")
+        checked_listener("on_attempt", on_attempt)
+        self._on_attempt = on_attempt
         self._tenant = tenant
         self._per_host = checked_count("per_host", per_host, least=1)
         self._lease = checked_lease("lease", lease)
@@ -285,18 +298,22 @@ class WebhookDispatcher:
             return uow.messages.record_many(made)
 
         recorded = repeated(self._hub, record, tenant=self._tenant, actor=self.worker)
-        ours = {(each.id, each.attempt_count) for each in recorded}
+        ours = {(each.id, each.attempt_count): each for each in recorded}
         soon = self._hub.clock.now() + self._poll
         with self._lock:
             for each in recorded:
                 if each.next_attempt_at is not None and each.next_attempt_at < soon:
                     heappush(self._to_come, each.next_attempt_at)
         for delivery, outcome in made:
-            if (delivery.id, delivery.attempt_count) not in ours:
+            stored = ours.get((delivery.id, delivery.attempt_count))
+            if stored is None:
                 _LOG.warning("%s", LeaseLost(delivery.id, delivery.KIND).message)
-            elif _LOG.isEnabledFor(logging.INFO):
+                continue
+            if _LOG.isEnabledFor(logging.INFO):
                 said = outcome.status or outcome.error_code
                 _LOG.info("delivery %s, attempt %d: %s", delivery.id, delivery.attempt_count, said)
+            known = replace(stored, message=delivery.message, webhook=delivery.webhook)
+            tell(self._on_attempt, known, outcome, to=_LOG)
 
     def _cannot_record(self, made: _Made, error: Exception) -> None:
         # Its lease will run out, and the attempt be logged as lost.

@@ -12,10 +12,11 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
+from uuid import UUID
 
 from integration_hub.domain.errors import (
     DatabaseUnavailable,
@@ -42,7 +43,15 @@ from integration_hub.ports.sync_runs import (
 from integration_hub.ports.unit_of_work import EVERY_TENANT, Tenant, UnitOfWork
 from integration_hub.ports.waiting import SYNC_WORK, stopped_by_signals
 from integration_hub.sync.context import Handler, OffersWork, SyncContext
-from integration_hub.workforce import Together, Workforce, repeated, told, traced
+from integration_hub.workforce import (
+    Together,
+    Workforce,
+    checked_listener,
+    repeated,
+    tell,
+    told,
+    traced,
+)
 
 T = TypeVar("T")
 _LOG = logging.getLogger("integration_hub.sync")
@@ -59,17 +68,17 @@ class _Ending:
 
     run: SyncRun
     outcome: SyncOutcome
-    otherwise: Callable[[UnitOfWork], object] | None = None
+    otherwise: Callable[[UnitOfWork], SyncRun] | None = None
 
-    def tell(self, uow: UnitOfWork) -> None:
+    def tell(self, uow: UnitOfWork) -> SyncRun:
         """Of no success: keep how far it has come, and end it, if it has not ended with its job."""
         assert self.otherwise is not None
         records, checkpoint = self.outcome.records or None, self.outcome.checkpoint
         if records is not None or checkpoint is not None:
             heard = uow.sync_runs.heartbeat(self.run, records=records, checkpoint=checkpoint)
             if not heard.is_running:
-                return
-        self.otherwise(uow)
+                return heard
+        return self.otherwise(uow)
 
 
 class SyncRunner:
@@ -83,7 +92,8 @@ class SyncRunner:
     Heartbeats go out in the background. It looks for work when it is told of some (Postgres
     tells it of jobs that are to run now or soon), when the next job comes to be due, and every
     `poll` in any case; `grace` is how long handlers have to finish when it is told to stop.
-    Durations are in seconds or `timedelta`.
+    Durations are in seconds or `timedelta`. `on_end`, for metrics say, is called with each run that
+    has ended, as it was stored: one that is lost, or was cancelled, too. It should take no time.
     """
 
     def __init__(
@@ -98,6 +108,7 @@ class SyncRunner:
         poll: timedelta | float = 5.0,
         grace: timedelta | float = 20.0,
         leave_others: bool = False,
+        on_end: Callable[[SyncRun], object] | None = None,
     ) -> None:
         self.hub = hub
         self.worker = checked_name("worker", worker or f"{socket.gethostname()}:{os.getpid()}")
@@ -106,6 +117,8 @@ class SyncRunner:
             raise ValidationError("handlers", handlers, "must name a type, where others are left")
         self._types = checked_types(list(handlers)) if leave_others else None
         self._concurrency = checked_count("concurrency", concurrency, least=1, most=1_000)
+        checked_listener("on_end", on_end)
+        self._on_end = on_end
         self._tenant = tenant
         self.lease = checked_claim(self.worker, self._concurrency, lease)
         self._lock = threading.Lock()
@@ -200,15 +213,21 @@ class SyncRunner:
     # --- inside -------------------------------------------------------------------------------
 
     def _claimed(self, room: int) -> list[SyncContext]:
+        lost: dict[UUID, SyncRun] = {}
+
         def claim(uow: UnitOfWork) -> list[SyncRun]:
-            if time.monotonic() >= self._reaps_at and not uow.sync_runs.reap():
-                self._reaps_at = time.monotonic() + _REAPS_AFTER
+            if time.monotonic() >= self._reaps_at:
+                reaped = uow.sync_runs.reap()
+                if not reaped:
+                    self._reaps_at = time.monotonic() + _REAPS_AFTER
+                lost.update((run.id, run) for run in reaped)
             return uow.sync_jobs.claim(self.worker, limit=room, lease=self.lease, types=self._types)
 
         spoken_at, self._asked_at = time.monotonic(), self.hub.clock.now()
         contexts = [SyncContext(self, run, spoken_at) for run in self._does(claim)]
         with self._lock:
             self._active.update((context.run.id, context) for context in contexts)
+        self._announce(lost.values())
         return contexts
 
     def _due_in(self) -> float:
@@ -246,7 +265,8 @@ class SyncRunner:
     ) -> _Ending | None:
         run, reached = context.latest, outcome or SyncOutcome()
         if context.why == "cancelled":
-            return None  # the run has ended with its job
+            self._announce([run])
+            return None  # it has ended with its job
         if context.why in _BROKEN_OFF and (failure is not None or context.was_told):
             _LOG.info("%s was asked to stop, and gives its job back", _named(run))
             return _Ending(run, reached, lambda uow: uow.sync_runs.release(run))
@@ -264,17 +284,20 @@ class SyncRunner:
         done = [(each.run, each.outcome) for each in endings if each.otherwise is None]
         others = [each for each in endings if each.otherwise is not None]
 
-        def tell(uow: UnitOfWork) -> None:
-            if done:
-                uow.sync_runs.succeed_many(done)
-            for each in others:
-                each.tell(uow)
+        def store(uow: UnitOfWork) -> list[SyncRun]:
+            ended = uow.sync_runs.succeed_many(done) if done else []
+            return ended + [each.tell(uow) for each in others]
 
         atomic = bool(others)  # these may take several calls
-        repeated(self.hub, tell, tenant=self._tenant, actor=self.worker, atomic=atomic)
+        ended = repeated(self.hub, store, tenant=self._tenant, actor=self.worker, atomic=atomic)
         if _LOG.isEnabledFor(logging.INFO):
             for run, outcome in done:
                 _LOG.info("%s succeeded: %d records", _named(run), outcome.records)
+        self._announce(ended)
+
+    def _announce(self, ended: Iterable[SyncRun]) -> None:
+        for run in ended:
+            tell(self._on_end, run, to=_LOG)
 
     def _cannot_tell(self, ending: _Ending, error: Exception) -> None:
         if isinstance(error, LeaseLost | SyncRunNotFound):  # another's by now, or removed

@@ -757,6 +757,65 @@ def test_what_succeeds_is_logged_for_who_wants_to_know(
     assert [each.endswith("of 'contacts' succeeded: 7 records") for each in told] == [True] * lines
 
 
+def test_who_listens_is_told_of_each_run_that_has_ended(
+    each_hub: Hub, hub_clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, jobs = add_jobs(each_hub, 3, max_attempts=1)
+    succeeds, fails, cancelled = (job.id for job in jobs)
+    with each_hub.unit_of_work() as uow:
+        (lost,) = uow.sync_jobs.claim("dead", limit=1, lease=60)
+        uow.commit()
+    hub_clock.advance(61)
+    heard: list[SyncRun] = []
+    secret = "s3cr3t"
+
+    def pull(context: SyncContext) -> SyncOutcome:
+        if context.job.id == fails:
+            raise ConnectionError
+        if context.job.id == cancelled:
+            with context.unit_of_work() as uow:
+                uow.sync_jobs.save(uow.sync_jobs.get(cancelled).cancel(hub_clock.now()))
+                uow.commit()
+            assert context.wait(30)
+        return SyncOutcome(records=7)
+
+    def listen(run: SyncRun) -> None:
+        heard.append(run)
+        raise RuntimeError(secret)
+
+    runner = SyncRunner(each_hub, {"crm": pull}, lease=1, on_end=listen)
+    assert runner.run_due() == 2
+    assert (heard[0].id, heard[0].status) == (lost.id, "lost")
+    with each_hub.unit_of_work() as uow:
+        again = uow.sync_jobs.get(succeeds)
+        uow.sync_jobs.save(again.resume(hub_clock.now()))
+        uow.commit()
+    assert runner.run_due() == 1
+    told = {run.sync_job_id: (run.status, run.records_processed) for run in heard[1:]}
+    assert told == {succeeds: ("succeeded", 7), fails: ("failed", 0), cancelled: ("cancelled", 0)}
+    assert all(run.integration is not None and run.job is not None for run in heard[1:])
+    stored = {run.id: run for job in jobs for run in history(each_hub, job)}
+    assert {run.id: run for run in heard} == stored
+    faults = [line for line in caplog.messages if "a listener met a fault: RuntimeError" in line]
+    assert len(faults) == 4
+    assert secret not in caplog.text
+
+
+def test_who_listens_is_told_of_what_is_given_back(each_hub: Hub) -> None:
+    add_jobs(each_hub, 2)
+    heard: list[SyncRun] = []
+
+    def pull(context: SyncContext) -> SyncOutcome:
+        runner.stop()
+        assert context.wait(30)
+        return SyncOutcome(records=7)
+
+    runner = SyncRunner(each_hub, {"crm": pull}, grace=0, on_end=heard.append)
+    runner.run_once()
+    assert [(run.status, run.error_code) for run in heard] == [("cancelled", "released")] * 2
+    assert [run.records_processed for run in heard] == [7, 7]
+
+
 def test_a_handler_does_not_wait_beyond_its_time_limit(each_hub: Hub) -> None:
     _, (job,) = add_jobs(each_hub, max_attempts=1, config={"sync": {"timeout": 0.05}})
     told: list[bool] = []
@@ -1125,7 +1184,9 @@ def test_handlers_that_could_never_work_are_refused(hub: Hub, handlers: Any, wor
     assert refused.value.field == "handlers"
 
 
-@pytest.mark.parametrize("options", [{"concurrency": 0}, {"lease": 0}, {"poll": 0}, {"grace": -1}])
+@pytest.mark.parametrize(
+    "options", [{"concurrency": 0}, {"lease": 0}, {"poll": 0}, {"grace": -1}, {"on_end": "print"}]
+)
 def test_a_runner_is_checked_when_it_is_made(hub: Hub, options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         SyncRunner(hub, {}, **options)

@@ -212,6 +212,12 @@ def call(context):
 def client_options(integration):
     return {"base_url": os.environ["CRM_URL"], "auth": BearerAuth("t1")}
 
+def ended(run):
+    print("ended:", run.job.name, run.status)
+
+def attempted(delivery, outcome):
+    print("attempted:", delivery.webhook.name, outcome.status)
+
 calling = {"crm": call}
 empty = {}
 wrong = {"crm": "pull"}
@@ -352,6 +358,7 @@ def test_a_job_is_paused_and_resumed_and_cancelled_from_the_shell(
         (["run", "--handlers", "{}:wrong"], "must have a function for 'crm'"),
         (["run", "--handlers", "{}:registry", "--client-options", "{}:empty"], "a function of"),
         (["run", "--handlers", "{}:registry", "--client-options", "{}:no"], "a function of"),
+        (["run", "--handlers", "{}:registry", "--on-end", "{}:empty"], "a function of a run"),
         (["run", "--handlers", "{}:registry", "--lease", "long"], "90s, 15m, 12h or 30d"),
         (["history", "nobody"], "is no id, and nobody's name"),
         (["prune", "--older-than", "-3d"], "--older-than"),
@@ -396,7 +403,9 @@ def test_handlers_have_the_clients_that_the_command_is_told_of(
     httpserver.expect_request("/contacts", headers=headers).respond_with_json([1, 2])
     monkeypatch.setenv("CRM_URL", httpserver.url_for("/"))
     arguments = ("--handlers", f"{jobs}:calling", "--client-options", f"{jobs}:client_options")
-    assert run(monkeypatch, "sync", "run", "--once", "--tenant", "beta", *arguments) == 0
+    listener = ("--on-end", f"{jobs}:ended")
+    assert run(monkeypatch, "sync", "run", "--once", "--tenant", "beta", *arguments, *listener) == 0
+    assert "ended: slow succeeded" in capsys.readouterr().out
     assert run(monkeypatch, "sync", "history", "slow") == 0
     assert re.search(r"succeeded\W+2\b", capsys.readouterr().out)
 
@@ -475,6 +484,27 @@ def test_messages_are_delivered_and_looked_after_from_the_shell(
             uow.inbox.accept("m1")
             uow.commit()
         assert "1 messages and 1 of the inbox" in told("prune", "--older-than", "0s")
+
+
+def test_a_dispatcher_tells_the_listener_that_it_is_told_of(
+    jobs: Path,
+    url: str,
+    httpserver: HTTPServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    httpserver.expect_request("/").respond_with_data("thank you")
+    with Hub.from_url(url) as hub, hub.unit_of_work(tenant="acme") as uow:
+        crm = uow.integrations.get_by_name("CRM")
+        url_there = httpserver.url_for("/")
+        WebhookFactory(store=uow, integration_id=crm.id, name="w", url=url_there, events=["*"])
+        uow.messages.publish("invoice.paid", {})
+        uow.commit()
+    given = ("--once", "--allow-private", "--on-attempt")
+    assert run(monkeypatch, "webhooks", "dispatch", *given, f"{jobs}:attempted") == 0
+    assert "attempted: w 200" in capsys.readouterr().out
+    assert run(monkeypatch, "webhooks", "dispatch", *given, f"{jobs}:nothing") == 1
+    assert "--on-attempt must name a function" in capsys.readouterr().err
 
 
 def test_webhooks_are_listed_with_what_they_are_told_of(

@@ -21,6 +21,7 @@ from werkzeug import Request, Response
 
 from integration_hub import (
     EVERY_TENANT,
+    AttemptOutcome,
     DeliveryNotFound,
     Hub,
     HubSettings,
@@ -154,6 +155,39 @@ def test_a_message_arrives_signed_and_is_logged(each_hub: Hub, httpserver: HTTPS
     assert (attempt.response_status, attempt.response_body) == (202, "thanks")
     assert attempt.error_code is None
     assert dispatcher(each_hub).run_once() == 0
+
+
+def test_who_listens_is_told_of_each_attempt(
+    each_hub: Hub, hub_clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = {"delivery": {"retries": [1]}}
+    webhook = add_webhook(each_hub, "https://crm.test/", config=config)
+    message = publish(each_hub)
+    heard: list[tuple[WebhookDelivery, AttemptOutcome]] = []
+    secret = "s3cr3t"
+
+    def listen(delivery: WebhookDelivery, outcome: AttemptOutcome) -> None:
+        heard.append((delivery, outcome))
+        raise RuntimeError(secret)
+
+    transport = ScriptedTransport(hub_clock).reply(500).reply(204)
+    sender = dispatcher(each_hub, transport=transport, on_attempt=listen)
+    assert sender.run_due() == 1
+    hub_clock.advance(2)
+    assert sender.run_due() == 1
+    assert [(each.status, outcome.status) for each, outcome in heard] == [
+        ("pending", 500),
+        ("delivered", 204),
+    ]
+    assert heard[1][0] == deliveries(each_hub, message)[0]
+    assert [each.webhook and each.webhook.id for each, _ in heard] == [webhook.id] * 2
+    assert {each.message and each.message.event_type for each, _ in heard} == {"invoice.paid"}
+    faults = [line for line in caplog.messages if "a listener met a fault: RuntimeError" in line]
+    assert len(faults) == 2
+    assert secret not in caplog.text
+    wrong: Any = "print"
+    with pytest.raises(ValidationError, match="on_attempt must be a function"):
+        dispatcher(each_hub, on_attempt=wrong)
 
 
 def test_what_failed_is_sent_again_when_it_is_due(each_hub: Hub, hub_clock: ManualClock) -> None:
