@@ -40,7 +40,12 @@ from integration_hub.domain.errors import ValidationError
 from integration_hub.domain.integration import Integration
 from integration_hub.domain.values import without_query
 from integration_hub.domain.webhook import IN_TROUBLE, Webhook
-from integration_hub.domain.webhook_message import WebhookDelivery, WebhookHealth, WebhookMessage
+from integration_hub.domain.webhook_message import (
+    PING_EVENT,
+    WebhookDelivery,
+    WebhookHealth,
+    WebhookMessage,
+)
 from integration_hub.ports.query import Sort, WebhookFilter
 from integration_hub.ports.unit_of_work import UnitOfWork
 
@@ -195,6 +200,18 @@ def pause(webhook: WebhookName, tenant: TenantName = None, url: Url = None) -> N
 def resume(webhook: WebhookName, tenant: TenantName = None, url: Url = None) -> None:
     """Send to a webhook again, after a pause, trouble or a disablement."""
     _change(webhook, Webhook.resume, tenant, url)
+
+
+@webhooks.command()
+def ping(webhook: WebhookName, tenant: TenantName = None, url: Url = None) -> None:
+    """Send a message of type webhook.ping to one webhook, whatever it subscribes to."""
+
+    def send(uow: UnitOfWork, now: datetime) -> WebhookDelivery:
+        hook = _webhook(uow, "webhook", webhook)
+        message = uow.messages.publish(PING_EVENT, {}, to=hook.id, tenant=hook.tenant)
+        return uow.messages.deliveries(message.id)[0]
+
+    console.print(f"delivery {changed(url, tenant, send).id} is to be sent", highlight=False)
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ THROTTLING = frozenset({429, 502, 504})
 """Statuses that ask for less. Source: Standard Webhooks, "Handling throttling"."""
 GONE = 410
 DISABLED_EVENT = "webhook.disabled"
+PING_EVENT = "webhook.ping"
 
 
 class DeliveryStatus(StrEnum):

@@ -19,6 +19,7 @@ from integration_hub.domain.errors import (
     MessageNotFound,
     SerializationConflict,
     ValidationError,
+    WebhookNotFound,
 )
 from integration_hub.domain.frozen import evolved
 from integration_hub.domain.values import (
@@ -113,13 +114,17 @@ class MessagesLife(Generic[U]):
         data: Any,
         *,
         idempotency_key: str | None = None,
+        to: UUID | None = None,
         tenant: str | None = None,
     ) -> WebhookMessage:
         self._uow.require_active()
         owner = self._uow.tenant_for(tenant or "")
         now = self.clock.now()
         message = written(event, data, tenant=owner, now=now, idempotency_key=idempotency_key)
-        told = self._subscribers(message, limit=MOST_AT_ONCE + 1)
+        if to is None:
+            told = self._subscribers(message, limit=MOST_AT_ONCE + 1)
+        else:
+            told = [self._one_of(owner, to)]
         if len(told) > MOST_AT_ONCE:
             message = evolved(message, is_fanned_out=False)
         first = self._put_message(message)
@@ -141,6 +146,15 @@ class MessagesLife(Generic[U]):
             self._put_deliveries([_delivery(message, each, now) for each in told])
             self._fanned_out(message)
         return len(messages)
+
+    def _one_of(self, tenant: str, id: UUID) -> Webhook:
+        webhook = self._uow.webhooks.get(id)
+        if webhook.tenant != tenant:
+            raise WebhookNotFound(id)
+        if webhook.status not in DELIVERABLE or not webhook.is_active:
+            how = str(webhook.status) if webhook.is_active else "inactive"
+            raise ValidationError("to", how, "must be a webhook that is sent to; resume it first")
+        return webhook
 
     def _subscribers(self, message: WebhookMessage, *, limit: int | None) -> list[Webhook]:
         wanted = WebhookFilter(event=message.event_type, is_active=True, status=DELIVERABLE)

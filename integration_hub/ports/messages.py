@@ -36,13 +36,15 @@ class MessageRepository(Protocol):
         data: Any,
         *,
         idempotency_key: str | None = None,
+        to: UUID | None = None,
         tenant: str | None = None,
     ) -> WebhookMessage:
         """A message to every webhook that subscribes, sent once this unit of work is committed.
 
         `data` is any JSON. Where the tenant has a message with this `idempotency_key`, that one
-        is given, and nothing is sent again. `tenant` must be named in a unit of work of every
-        tenant. Raises `ValidationError` for a payload of over 256 KiB.
+        is given, and nothing is sent again. `to` is the one webhook that is told, whatever it
+        subscribes to: to try it out. `tenant` must be named in a unit of work of every tenant.
+        Raises `ValidationError` for a payload of over 256 KiB, and for a webhook that rests.
         """
         ...
 

@@ -116,6 +116,16 @@ class Messages(RuleBasedStateMachine):
 
         self.made.append(self.does(lambda _: say))
 
+    @rule(at=st.integers(0, 3), key=st.sampled_from([None, "k1"]), tenant=OWNERS)
+    def publish_to_one(self, at: int, key: str | None, tenant: str) -> None:
+        self.clock.advance(1)
+        number, id = len(self.made), self.hooks[at % len(self.hooks)]
+
+        def say(uow: UnitOfWork) -> WebhookMessage:
+            return uow.messages.publish("x.y", number, idempotency_key=key, to=id, tenant=tenant)
+
+        self.made.append(self.does(lambda _: say))
+
     @rule(
         limit=st.integers(1, 4),
         lease=st.sampled_from([30, 60]),

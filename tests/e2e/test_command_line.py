@@ -503,6 +503,14 @@ def test_a_dispatcher_tells_the_listener_that_it_is_told_of(
     given = ("--once", "--allow-private", "--on-attempt")
     assert run(monkeypatch, "webhooks", "dispatch", *given, f"{jobs}:attempted") == 0
     assert "attempted: w 200" in capsys.readouterr().out
+    assert run(monkeypatch, "webhooks", "ping", "w") == 0
+    found = re.search(r"delivery ([0-9a-f-]{36}) is to be sent", capsys.readouterr().out)
+    assert found is not None
+    assert run(monkeypatch, "webhooks", "deliveries", "w") == 0
+    assert re.search(rf"{found[1]} │ webhook.ping +│", capsys.readouterr().out)
+    assert run(monkeypatch, "webhooks", "pause", "w") == 0
+    assert run(monkeypatch, "webhooks", "ping", "w") == 1
+    assert "resume it first, got 'paused'" in capsys.readouterr().err
     assert run(monkeypatch, "webhooks", "dispatch", *given, f"{jobs}:nothing") == 1
     assert "--on-attempt must name a function" in capsys.readouterr().err
 

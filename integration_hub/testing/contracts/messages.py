@@ -232,10 +232,40 @@ class MessageContract:
         assert self.does(hub, lambda uow: uow.messages.fan_out()) == 0
         assert self.does(hub, lambda uow: uow.messages.get(message.id)).is_fanned_out
 
+    def test_one_webhook_alone_is_told_whatever_it_subscribes_to(
+        self, hub: Hub, parent: Integration, hub_clock: ManualClock
+    ) -> None:
+        one, other = (self.add_webhook(hub, parent, events=["order.*"]) for _ in range(2))
+        message = self.publish(hub, "webhook.ping", {"hello": True}, to=one.id)
+        assert message.is_fanned_out
+        (delivery,) = self.deliveries(hub, message)
+        assert delivery.webhook_id == one.id
+        assert [each.webhook_id for each in self.claim(hub)] == [one.id]
+        again = self.publish(hub, "order.made", 1, to=other.id, idempotency_key="k1")
+        assert self.publish(hub, "order.made", 2, to=one.id, idempotency_key="k1") == again
+        assert [each.webhook_id for each in self.deliveries(hub, again)] == [other.id]
+        for rests in (other.pause(hub_clock.now()), dataclasses.replace(one, is_active=False)):
+            with hub.unit_of_work() as uow:
+                uow.webhooks.save(rests)
+                uow.commit()
+            with pytest.raises(ValidationError, match="resume it first") as refused:
+                self.publish(hub, to=rests.id)
+            assert refused.value.field == "to"
+
+    def test_a_webhook_of_another_tenant_is_not_told(self, hub: Hub, parent: Integration) -> None:
+        hook = self.add_webhook(hub, parent)
+        for tenant, named in (("other", None), (EVERY_TENANT, "other")):
+            with pytest.raises(WebhookNotFound), hub.unit_of_work(tenant=tenant) as uow:
+                uow.messages.publish("invoice.paid", 1, to=hook.id, tenant=named)
+        with hub.unit_of_work(tenant=EVERY_TENANT) as uow:
+            message = uow.messages.publish("invoice.paid", 1, to=hook.id, tenant=parent.tenant)
+            assert len(uow.messages.deliveries(message.id)) == 1
+
     @pytest.mark.parametrize(
         ("field", "call"),
         [
             ("event", lambda m: m.publish("invoice paid", {})),
+            ("id", lambda m: m.publish("a.b", {}, to="x")),
             ("event", lambda m: m.publish("", {})),
             ("data.x", lambda m: m.publish("a.b", {"x": object()})),
             ("data", lambda m: m.publish("a.b", "x" * 256 * 1024)),
