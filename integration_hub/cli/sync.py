@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -212,9 +213,16 @@ def history(
 
 
 @sync.command()
-def now(job: JobName, tenant: TenantName = None, url: Url = None) -> None:
+def now(
+    job: JobName,
+    from_start: Annotated[
+        bool, typer.Option("--from-start", help="Forget its checkpoint: all is done again.")
+    ] = False,
+    tenant: TenantName = None,
+    url: Url = None,
+) -> None:
     """Let a job be due at once, whatever its schedule says; resumed, if it rested or was over."""
-    _change(job, SyncJob.run_now, tenant, url)
+    _change(job, partial(SyncJob.run_now, from_start=from_start), tenant, url)
 
 
 @sync.command()

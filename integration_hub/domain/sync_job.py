@@ -24,6 +24,7 @@ from integration_hub.domain.frozen_json import checked_json, checked_part, store
 from integration_hub.domain.schedule import Schedule, ScheduleKind
 from integration_hub.domain.values import (
     checked_count,
+    checked_flag,
     checked_id,
     checked_period,
     checked_time,
@@ -151,11 +152,15 @@ class SyncJob(Aggregate):
         """Never run again."""
         return self._moved(_S.CANCELLED, now, next_run_at=None, scheduled_for=None)
 
-    def run_now(self, now: datetime) -> Self:
-        """Due at once, whatever its schedule says; resumed, if it rested or was over."""
+    def run_now(self, now: datetime, *, from_start: bool = False) -> Self:
+        """Due at once, whatever its schedule says; resumed, if it rested or was over.
+
+        `from_start` forgets its checkpoint, so that all is fetched or pushed again.
+        """
         moment = checked_time("now", now)
         waiting = self if self.status == _S.PENDING else self.resume(moment)
-        return evolved(waiting, next_run_at=moment)
+        checkpoint = None if checked_flag("from_start", from_start) else self.checkpoint
+        return evolved(waiting, next_run_at=moment, checkpoint=checkpoint)
 
     # --- what its runs do to it ---------------------------------------------------------------
 

@@ -19,7 +19,16 @@ import pytest
 from pytest_httpserver import HTTPServer
 from sqlalchemy import URL
 
-from integration_hub import Hub, HubSettings, Integration, Schedule, SyncJob, Webhook, cli
+from integration_hub import (
+    Hub,
+    HubSettings,
+    Integration,
+    Schedule,
+    SyncJob,
+    SyncJobFilter,
+    Webhook,
+    cli,
+)
 from integration_hub.testing import WebhookFactory
 
 HEAD = "hub_0004"
@@ -342,6 +351,13 @@ def test_a_job_is_paused_and_resumed_and_cancelled_from_the_shell(
     assert told("run", "--once", *handlers) == "2 runs"
     assert told("now", "[bad]").startswith("[bad]: pending, next run: 2")
     assert told("run", "--once", *handlers) == "1 runs"
+    with Hub.from_settings(HubSettings()) as hub, hub.unit_of_work(tenant="acme") as uow:
+        (bad,) = uow.sync_jobs.find(SyncJobFilter(name_contains="bad"))
+        uow.sync_jobs.save(replace(bad, checkpoint={"page": 7}))
+        uow.commit()
+    assert told("now", "[bad]", "--from-start").startswith("[bad]: pending")
+    with Hub.from_settings(HubSettings()) as hub, hub.unit_of_work(tenant="acme") as uow:
+        assert uow.sync_jobs.get(bad.id).checkpoint is None
     assert told("cancel", "[bad]") == "[bad]: cancelled, next run: none"
     with Hub.from_settings(HubSettings()) as hub, hub.unit_of_work(tenant="acme") as uow:
         changed = {job.name: job.updated_by for job in uow.sync_jobs.find()}

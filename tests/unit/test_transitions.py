@@ -181,6 +181,12 @@ def test_a_resumed_job_has_all_its_attempts_and_a_next_run() -> None:
     assert resumed.next_run_at == NOON + timedelta(minutes=1)
 
 
+def test_what_is_to_be_forgotten_is_said_by_true_or_false() -> None:
+    wrong: Any = "yes"
+    with pytest.raises(ValidationError, match="from_start must be True or False"):
+        job("pending").run_now(NOON, from_start=wrong)
+
+
 def test_a_resumed_job_keeps_the_time_that_it_has() -> None:
     planned = dataclasses.replace(job("paused"), next_run_at=NOON - timedelta(hours=1))
     assert planned.resume(NOON).next_run_at == NOON - timedelta(hours=1)

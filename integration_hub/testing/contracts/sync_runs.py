@@ -730,6 +730,21 @@ class SyncRunContract:
         self.succeed(hub, run)
         assert self.claim(hub) == []
 
+    @pytest.mark.parametrize(("from_start", "checkpoint"), [(False, {"page": 7}), (True, None)])
+    def test_a_job_starts_where_it_stands_or_from_the_start(
+        self,
+        hub: Hub,
+        parent: Integration,
+        hub_clock: ManualClock,
+        from_start: bool,
+        checkpoint: object,
+    ) -> None:
+        job = self.add_job(hub, parent, schedule=Schedule.manual(), checkpoint={"page": 7})
+        asked = job.run_now(hub_clock.now(), from_start=from_start)
+        self.does(hub, lambda uow: uow.sync_jobs.save(asked))
+        (run,) = self.claim(hub)
+        assert run.checkpoint == checkpoint
+
     # --- history ------------------------------------------------------------------------------
 
     def test_history_lists_the_runs_of_a_job_the_latest_first(
