@@ -622,6 +622,7 @@ def test_the_next_test_finds_nothing_however_much_there_was(
     manager.close()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("is_restarted", [False, True])
 def test_a_server_of_one_s_own_is_gone_at_the_end(is_restarted: bool) -> None:
     with postgres_server() as server:

@@ -228,6 +228,7 @@ def _upgrade(url: str, outcomes: Any) -> None:
         outcomes.put(hub.schema.upgrade().current)
 
 
+@pytest.mark.once  # the database decides who works, and who waits
 def test_two_processes_upgrade_at_once(hub_postgres_server: URL) -> None:
     context = multiprocessing.get_context("spawn")
     outcomes = context.Queue()
