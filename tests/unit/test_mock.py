@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import exc, select, text
+from sqlalchemy import JSON, Integer, column, exc, select, table, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from integration_hub import (
@@ -82,6 +82,17 @@ def test_what_a_statement_changed_is_scripted_too() -> None:
         changed = connection.execute(text("UPDATE shops SET open = :x"), [{"x": 1}, {"x": 2}])
         assert changed.rowcount == 6
     assert [query.params for query in mock.queries] == [{}, {"x": 1}, {"x": 2}]
+
+
+def test_json_passes_as_it_is() -> None:
+    mock = MockDatabaseConnection()
+    mock.script("UPDATE shops")
+    mock.script("FROM shops", rows=[{"id": 7, "meta": {"open": True}}])
+    mock.query("UPDATE shops SET meta = :meta", {"meta": {"open": False}})
+    assert mock.queries[0].params == {"meta": {"open": False}}
+    shops = table("shops", column("id", Integer), column("meta", JSON))
+    with mock.transaction() as connection:
+        assert connection.execute(select(shops)).all() == [(7, {"open": True})]
 
 
 def test_rows_have_the_same_columns() -> None:
