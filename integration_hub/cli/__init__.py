@@ -15,6 +15,7 @@ import typer
 from rich.text import Text
 
 from integration_hub.cli.db import db
+from integration_hub.cli.integrations import integrations
 from integration_hub.cli.shared import Url, console, plain, problems
 from integration_hub.cli.sync import sync
 from integration_hub.cli.webhooks import webhooks
@@ -24,6 +25,7 @@ from integration_hub.domain.errors import HubError
 _LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(db, name="db")
+app.add_typer(integrations, name="integrations")
 app.add_typer(sync, name="sync")
 app.add_typer(webhooks, name="webhooks")
 

@@ -56,6 +56,7 @@ Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Log what succeeds too, and not only what fails.")
 ]
 PRUNED_AT_ONCE = 1_000
+SHOWN = 50
 _ACTOR = "integration-hub"  # who has changed what is changed from here
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
@@ -137,10 +138,15 @@ def pointed_at(repository: Repository[A, F], like: F, option: str, text: str) ->
     return found[0]
 
 
-def of_integration(uow: UnitOfWork, given: str) -> Integration:
-    """The integration of ``--integration``, by its id or its name."""
+def of_integration(uow: UnitOfWork, given: str, *, option: str = "--integration") -> Integration:
+    """The integration that is meant, by its id or its name."""
     like = IntegrationFilter(name_contains=given)
-    return pointed_at(uow.integrations, like, "--integration", given)
+    return pointed_at(uow.integrations, like, option, given)
+
+
+def state_of(item: Integration | Webhook | SyncJob) -> str:
+    """Its status, and whether it was switched off."""
+    return item.status if item.is_active else f"{item.status}, inactive"
 
 
 def with_integrations(uow: UnitOfWork, items: Iterable[C]) -> list[tuple[C, Integration]]:

@@ -15,6 +15,7 @@ import typer
 
 from integration_hub.cli.shared import (
     PRUNED_AT_ONCE,
+    SHOWN,
     TenantName,
     Url,
     Verbose,
@@ -33,6 +34,7 @@ from integration_hub.cli.shared import (
     pointed_at,
     show,
     shown,
+    state_of,
     with_integrations,
     work,
 )
@@ -46,7 +48,6 @@ from integration_hub.sync import Handler, SyncRunner
 
 sync = typer.Typer(no_args_is_help=True, help="Sync jobs: run them, and see what came of it.")
 JobName = Annotated[str, typer.Argument(help="The job's id, or its name where only one has it.")]
-_SHOWN = 50
 _RUNNING = {
     "tenant": "tenant",
     "job": "job.name",
@@ -153,10 +154,10 @@ def status(tenant: TenantName = None, url: Url = None) -> None:
         counts = [(each, uow.sync_jobs.count(SyncJobFilter(status=each))) for each in STATUSES]
         overdue = uow.sync_jobs.count(SyncJobFilter(due_by=hub.clock.now()))
         show("jobs", ("state", "jobs"), [*counts, ("due now", overdue)])
-        runs = uow.sync_runs.running(limit=_SHOWN)
+        runs = uow.sync_runs.running(limit=SHOWN)
         jobs = uow.sync_jobs.get_many({run.sync_job_id for run in runs})
         runs = [replace(run, job=jobs[run.sync_job_id]) for run in runs if run.sync_job_id in jobs]
-        failed = uow.sync_jobs.find(SyncJobFilter(failed=True), limit=_SHOWN)
+        failed = uow.sync_jobs.find(SyncJobFilter(failed=True), limit=SHOWN)
     listed("running", runs, _RUNNING)
     listed("failed", failed, _FAILED)
 
@@ -167,7 +168,7 @@ def list_jobs(
     integration: Annotated[
         str | None, typer.Option(help="Of one integration only: its id, or its name.")
     ] = None,
-    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=1_000)] = _SHOWN,
+    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=1_000)] = SHOWN,
     tenant: TenantName = None,
     url: Url = None,
 ) -> None:
@@ -267,7 +268,7 @@ class _Listed:
 
     @property
     def state(self) -> str:
-        return self.job.status if self.job.is_active else f"{self.job.status}, inactive"
+        return state_of(self.job)
 
 
 @dataclass(frozen=True)

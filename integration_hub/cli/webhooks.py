@@ -14,6 +14,7 @@ import typer
 
 from integration_hub.cli.shared import (
     PRUNED_AT_ONCE,
+    SHOWN,
     TenantName,
     Url,
     Verbose,
@@ -32,6 +33,7 @@ from integration_hub.cli.shared import (
     pointed_at,
     show,
     shown,
+    state_of,
     with_integrations,
     work,
 )
@@ -55,7 +57,6 @@ webhooks = typer.Typer(
 WebhookName = Annotated[
     str, typer.Argument(help="The webhook's id, or its name where only one has it.")
 ]
-_SHOWN = 50
 _TROUBLED = {
     "id": "webhook.id",
     "webhook": "webhook.name",
@@ -140,8 +141,7 @@ class _Listed:
 
     @property
     def state(self) -> str:
-        hook = self.webhook
-        return hook.status if hook.is_active else f"{hook.status}, inactive"
+        return state_of(self.webhook)
 
     @property
     def events(self) -> str:
@@ -160,7 +160,7 @@ def list_webhooks(
         str | None, typer.Option(help="Of one integration only: its id, or its name.")
     ] = None,
     event: Annotated[str | None, typer.Option(help="Those only that are told of it.")] = None,
-    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=1_000)] = _SHOWN,
+    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=1_000)] = SHOWN,
     tenant: TenantName = None,
     url: Url = None,
 ) -> None:
@@ -184,7 +184,7 @@ def status(tenant: TenantName = None, url: Url = None) -> None:
     """How many deliveries there are in each state, and which webhooks are in trouble."""
     with opened(url) as hub, hub.unit_of_work(tenant=chosen(tenant)) as uow:
         counts = uow.messages.counts()
-        ill = uow.webhooks.find(WebhookFilter(status=IN_TROUBLE), limit=_SHOWN)
+        ill = uow.webhooks.find(WebhookFilter(status=IN_TROUBLE), limit=SHOWN)
         troubled = [_Troubled(each, uow.messages.health(each.id)) for each in ill]
     show("deliveries", ("state", "deliveries"), counts.items())
     listed("webhooks in trouble", troubled, _TROUBLED)

@@ -235,7 +235,7 @@ class _Connection:
             raise
 
     def commit(self) -> None:
-        self.in_transaction = True
+        """The engine counts it."""
 
     def rollback(self) -> None:
         self.in_transaction = True

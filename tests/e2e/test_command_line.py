@@ -270,6 +270,31 @@ def test_jobs_are_run_and_looked_at_from_the_shell(
     assert "2 runs forgotten" in told("prune", "--older-than", "0s")
 
 
+def test_integrations_are_listed_paused_and_activated(
+    jobs: Path, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(*arguments: str) -> str:
+        assert run(monkeypatch, "integrations", *arguments) == 0
+        return capsys.readouterr().out
+
+    with Hub.from_url(url) as hub, hub.unit_of_work(tenant="acme") as uow:
+        broken = Integration(name="ERP", type="erp", tags=["emea"], is_active=False)
+        uow.integrations.add(broken.fail("401 [from] the system", hub.clock.now()))
+        uow.commit()
+    everything = told("list")
+    assert everything.count("CRM") == 2
+    assert re.search(r"│ ERP +│ erp +│ error, inactive │ 2.* │ 401 \[from] the system", everything)
+    assert "CRM" not in told("list", "--status", "error", "--type", "erp", "--tag", "emea")
+    assert told("list", "--tag", "apac").strip() == "integrations: none"
+    assert "the first 1 of 2" in told("list", "--limit", "1", "--tenant", "acme")
+    assert told("pause", "CRM", "--tenant", "acme").strip() == "CRM: paused"
+    assert run(monkeypatch, "sync", "due", "--tenant", "acme") == 0
+    assert capsys.readouterr().out.count("its integration, which is paused") == 2
+    assert told("activate", "ERP").strip() == "ERP: active"
+    assert run(monkeypatch, "integrations", "pause", "CRM") == 1
+    assert "integration is the name of several; give the id" in capsys.readouterr().err
+
+
 def test_jobs_are_listed_with_when_they_run(
     jobs: Path, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -632,7 +657,7 @@ def test_the_command_is_installed_and_explains_itself(
 ) -> None:
     command = Path(sys.executable).with_name("integration-hub")
     done = subprocess.run([command, "--help"], capture_output=True, text=True, check=True)
-    for word in ("demo", "db", "sync", "webhooks"):
+    for word in ("demo", "db", "integrations", "sync", "webhooks"):
         assert word in done.stdout
     assert run(monkeypatch, "--version") == 0
     assert capsys.readouterr().out.strip() == version("integration-hub")

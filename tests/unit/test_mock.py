@@ -70,6 +70,8 @@ def test_an_answer_without_rows_is_an_answer() -> None:
         for sql in ("SELECT name FROM shops", "DELETE FROM shops RETURNING name"):
             assert connection.execute(text(sql)).scalars().all() == []
         assert not connection.execute(text("DELETE FROM shops")).returns_rows
+    mock.script("PRAGMA", rows=[{"journal_mode": "wal"}])
+    assert mock.query("PRAGMA journal_mode").rows == [{"journal_mode": "wal"}]
     found = mock.query("SELECT * FROM carts")
     assert (found.rows, found.row_count, found.columns) == ([], 0, ("id", "total"))
 
