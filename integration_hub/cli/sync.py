@@ -6,6 +6,7 @@ May import everything.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -38,9 +39,9 @@ from integration_hub.cli.shared import (
     with_integrations,
     work,
 )
-from integration_hub.domain.errors import ValidationError
+from integration_hub.domain.errors import StaleVersion, SyncJobNotFound, ValidationError
 from integration_hub.domain.integration import MOST_AT_ONCE, Integration
-from integration_hub.domain.sync_job import STATUSES, SyncJob
+from integration_hub.domain.sync_job import STATUSES, SyncJob, SyncJobStatus
 from integration_hub.domain.sync_run import max_concurrency
 from integration_hub.ports.query import Sort, SyncJobFilter
 from integration_hub.ports.unit_of_work import UnitOfWork
@@ -249,16 +250,31 @@ def prune(
     older_than: Annotated[
         str, typer.Option(help="How long ended runs are kept: 30d, 12h …")
     ] = "30d",
+    jobs: Annotated[
+        bool, typer.Option("--jobs", help="And jobs that are completed or cancelled for as long.")
+    ] = False,
     tenant: TenantName = None,
     url: Url = None,
 ) -> None:
-    """Forget ended runs, in batches that hold nobody up."""
+    """Forget ended runs, and with --jobs the jobs that are over, in batches that hold nobody up."""
+    of = chosen(tenant)
     with opened(url) as hub:
         before = ago(hub, "--older-than", older_than)
-        total = in_batches(
-            hub, chosen(tenant), lambda uow: uow.sync_runs.prune(before, limit=PRUNED_AT_ONCE)
-        )
+        if jobs:
+            total = in_batches(hub, of, lambda uow: _forget_jobs(uow, before))
+            console.print(f"{total} jobs forgotten", highlight=False)
+        total = in_batches(hub, of, lambda uow: uow.sync_runs.prune(before, limit=PRUNED_AT_ONCE))
     console.print(f"{total} runs forgotten", highlight=False)
+
+
+def _forget_jobs(uow: UnitOfWork, before: datetime) -> int:
+    over = SyncJobFilter(status=(SyncJobStatus.COMPLETED, SyncJobStatus.CANCELLED))
+    found = uow.sync_jobs.find(over, sort=Sort("updated_at"), limit=PRUNED_AT_ONCE)
+    old = [job for job in found if job.updated_at is not None and job.updated_at < before]
+    for job in old:
+        with suppress(StaleVersion, SyncJobNotFound):  # somebody resumes it at this moment
+            uow.sync_jobs.remove(uow.sync_jobs.save(job).id)
+    return len(old)
 
 
 @dataclass(frozen=True)

@@ -267,7 +267,12 @@ def test_jobs_are_run_and_looked_at_from_the_shell(
     failed = told("history", "[bad]", "--status", "failed", "--since", "1h")
     assert r"the other [side] hung up\x1b[2J\u202e" in failed  # and no terminal heeds it
     assert "none" in told("history", "good", "--status", "failed")
-    assert "2 runs forgotten" in told("prune", "--older-than", "0s")
+    old = ("--older-than", "1h", "--jobs")
+    assert told("prune", *old).splitlines() == ["0 jobs forgotten", "0 runs forgotten"]
+    assert told("prune", "--older-than", "0s").strip() == "2 runs forgotten"
+    all_that_is = ("--older-than", "0s", "--jobs")
+    assert told("prune", *all_that_is).splitlines() == ["1 jobs forgotten", "0 runs forgotten"]
+    assert set(re.findall(r"(\[bad]|good|slow) +│", told("list"))) == {"[bad]", "slow"}
 
 
 def test_integrations_are_listed_paused_and_activated(
