@@ -264,9 +264,11 @@ class SyncRunner:
         self, context: SyncContext, outcome: SyncOutcome | None, failure: BaseException | None
     ) -> _Ending | None:
         run, reached = context.latest, outcome or SyncOutcome()
-        if context.why == "cancelled":
+        if context.why == "cancelled" and not run.is_running:
             self._announce([run])
             return None  # it has ended with its job
+        if context.why == "cancelled":  # in a unit of work that was not committed
+            return _Ending(run, reached, lambda uow: uow.sync_runs.heartbeat(run))
         if context.why in _BROKEN_OFF and (failure is not None or context.was_told):
             _LOG.info("%s was asked to stop, and gives its job back", _named(run))
             return _Ending(run, reached, lambda uow: uow.sync_runs.release(run))

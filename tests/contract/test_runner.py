@@ -801,6 +801,30 @@ def test_who_listens_is_told_of_each_run_that_has_ended(
     assert secret not in caplog.text
 
 
+@pytest.mark.parametrize("reached", [None, SyncOutcome(records=5, checkpoint="half")])
+def test_a_run_has_ended_whose_handler_learned_of_it_where_nothing_was_stored(
+    each_hub: Hub, hub_clock: ManualClock, reached: SyncOutcome | None
+) -> None:
+    """In a unit of work that it left without a commit; else it would end with its lease."""
+    _, (job,) = add_jobs(each_hub)
+    heard: list[SyncRun] = []
+
+    def pull(context: SyncContext) -> SyncOutcome | None:
+        with context.unit_of_work() as uow:
+            uow.sync_jobs.save(uow.sync_jobs.get(job.id).cancel(hub_clock.now()))
+            uow.commit()
+        with context.unit_of_work() as uow:
+            context.progress(records=7, uow=uow)
+            assert context.cancelled
+        return reached
+
+    SyncRunner(each_hub, {"crm": pull}, on_end=heard.append).run_once()
+    (run,) = history(each_hub, job)
+    assert (run.status, run.records_processed) == ("cancelled", 5 if reached else 0)
+    assert heard == [run]
+    assert job_of(each_hub, job).checkpoint == ("half" if reached else None)
+
+
 def test_who_listens_is_told_of_what_is_given_back(each_hub: Hub) -> None:
     add_jobs(each_hub, 2)
     heard: list[SyncRun] = []
