@@ -264,9 +264,9 @@ class SyncRunner:
         self, context: SyncContext, outcome: SyncOutcome | None, failure: BaseException | None
     ) -> _Ending | None:
         run, reached = context.latest, outcome or SyncOutcome()
-        if context.why == "cancelled" and not run.is_running:
+        if not run.is_running:  # it has ended with its job
             self._announce([run])
-            return None  # it has ended with its job
+            return None
         if context.why == "cancelled":  # in a unit of work that was not committed
             return _Ending(run, reached, lambda uow: uow.sync_runs.heartbeat(run))
         if context.why in _BROKEN_OFF and (failure is not None or context.was_told):

@@ -825,6 +825,27 @@ def test_a_run_has_ended_whose_handler_learned_of_it_where_nothing_was_stored(
     assert job_of(each_hub, job).checkpoint == ("half" if reached else None)
 
 
+def test_a_run_that_was_cancelled_has_not_failed_by_its_time_limit_too(
+    each_hub: Hub, hub_clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, (job,) = add_jobs(each_hub, config={"sync": {"timeout": 0.1}})
+    heard: list[SyncRun] = []
+
+    def pull(context: SyncContext) -> None:
+        with context.unit_of_work() as uow:
+            uow.sync_jobs.save(uow.sync_jobs.get(job.id).cancel(hub_clock.now()))
+            uow.commit()
+        assert context.wait(30)
+        with context.unit_of_work() as uow:
+            context.progress(records=7, uow=uow)
+            uow.commit()
+
+    SyncRunner(each_hub, {"crm": pull}, on_end=heard.append).run_once()
+    assert [(run.status, run.records_processed) for run in heard] == [("cancelled", 7)]
+    assert history(each_hub, job) == heard
+    assert caplog.messages == []
+
+
 def test_who_listens_is_told_of_what_is_given_back(each_hub: Hub) -> None:
     add_jobs(each_hub, 2)
     heard: list[SyncRun] = []
