@@ -257,7 +257,7 @@ def test_parameters_stay_out_of_errors_and_logs(
         ("SELECT ':x'", None, "params", r"write \: for a plain colon"),
         ("SELECT :x", {"x": "\ud800"}, "params", "lone surrogates"),
         ("SELECT :x", [("x", 1)], "params", "a mapping of names to values"),
-        ("SELECT :x", {"x": {"y": {1}}}, "params", "type set is not JSON serializable"),
+        ("SELECT :x", {"x": {"y": {1}}}, "params", "must hold what JSON can: "),
         (text("SELECT 1"), None, "sql", "a statement in text"),
     ],
 )

@@ -85,10 +85,13 @@ def test_a_refresh_token_is_used_as_long_as_the_server_gives_no_other(
     system.token(1)
     system.token(2, refresh_token="r1")
     system.token(3, refresh_token=None)
-    client = system.client(OAuth2RefreshToken(LOGIN, "id", secret, "r1", client=system.by()))
+    stored: list[str] = []
+    auth = OAuth2RefreshToken(LOGIN, "id", secret, "r1", rotated=stored.append, client=system.by())
+    client = system.client(auth)
     assert [system.call(client) for _ in range(3)] == ["Bearer t1", "Bearer t2", "Bearer t3"]
     own = {} if secret else {"client_id": "id"}
     assert system.asked == [{"grant_type": "refresh_token", "refresh_token": "r1", **own}] * 3
+    assert stored == []
 
 
 def test_a_refresh_token_that_replaces_another_is_stored_and_used(system: System) -> None:
@@ -159,6 +162,17 @@ def test_a_refresh_token_that_is_refused_is_the_outcome(system: System, status: 
     assert outcome.error.status == status
     assert "s3cr3t-r0" not in outcome.error.message
     assert (system.api.requests, system.logins.left) == ([], 0)
+
+
+def test_a_server_that_can_t_be_reached_is_not_asked_again_for_another_token(
+    system: System,
+) -> None:
+    system.logins.fail(times=3)  # as often as a client tries
+    looked_up = iter(["r0", "r1", "r1"])
+    auth = OAuth2RefreshToken(LOGIN, "id", "s3", lambda: next(looked_up), client=system.by())
+    assert isinstance(system.client(auth).get("x"), Err)
+    assert {each["refresh_token"] for each in system.asked} == {"r0"}
+    assert system.logins.left == 0
 
 
 class Assertion(OAuth2Auth):
