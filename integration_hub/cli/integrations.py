@@ -6,7 +6,6 @@ May import everything.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated
 
@@ -14,6 +13,9 @@ import typer
 
 from integration_hub.cli.shared import (
     SHOWN,
+    AtMost,
+    Column,
+    OfStatus,
     TenantName,
     Url,
     changed,
@@ -36,32 +38,23 @@ integrations = typer.Typer(
 IntegrationName = Annotated[
     str, typer.Argument(help="The integration's id, or its name where only one has it.")
 ]
-_INTEGRATIONS = {
-    "tenant": "integration.tenant",
-    "id": "integration.id",
-    "integration": "integration.name",
-    "type": "integration.type",
-    "state": "state",
-    "since": "integration.status_changed_at",
-    "why": "integration.error_message",
+_INTEGRATIONS: dict[str, Column] = {
+    "tenant": "tenant",
+    "id": "id",
+    "integration": "name",
+    "type": "type",
+    "state": state_of,
+    "since": "status_changed_at",
+    "why": "error_message",
 }
-
-
-@dataclass(frozen=True)
-class _Listed:
-    integration: Integration
-
-    @property
-    def state(self) -> str:
-        return state_of(self.integration)
 
 
 @integrations.command("list")
 def list_integrations(
-    status: Annotated[list[str] | None, typer.Option(help="Of this state only.")] = None,
+    status: OfStatus = None,
     type: Annotated[list[str] | None, typer.Option(help="Of this type only.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="With this tag only.")] = None,
-    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=1_000)] = SHOWN,
+    limit: AtMost = SHOWN,
     tenant: TenantName = None,
     url: Url = None,
 ) -> None:
@@ -69,7 +62,7 @@ def list_integrations(
     wanted = IntegrationFilter(status=status or None, type=type or None, tags_all=tag or None)
     with opened(url) as hub, hub.unit_of_work(tenant=chosen(tenant)) as uow:
         page = uow.integrations.page(wanted, sort=Sort("name"), size=limit)
-    listed(shown("integrations", page), map(_Listed, page.items), _INTEGRATIONS)
+    listed(shown("integrations", page), page.items, _INTEGRATIONS)
 
 
 @integrations.command()

@@ -11,15 +11,17 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any, Generic, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
 import typer
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Column as Heading
+from rich.table import Table
 from rich.text import Text
 
 from integration_hub.domain.aggregate import Aggregate
@@ -39,6 +41,7 @@ T = TypeVar("T")
 A = TypeVar("A", bound=Aggregate)
 C = TypeVar("C", SyncJob, Webhook)
 F = TypeVar("F", bound=Filter)
+Column: TypeAlias = str | Callable[[Any], object]
 console = Console()
 if not console.is_terminal:
     console.width = max(console.width, 160)  # it is nobody's window: lines are for grep
@@ -55,6 +58,12 @@ TenantName = Annotated[
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Log what succeeds too, and not only what fails.")
 ]
+OfStatus = Annotated[list[str] | None, typer.Option("--status", help="Of this state only.")]
+OfIntegration = Annotated[
+    str | None,
+    typer.Option("--integration", help="Of one integration only: its id, or its name."),
+]
+AtMost = Annotated[int, typer.Option("--limit", help="At most so many.", min=1, max=1_000)]
 PRUNED_AT_ONCE = 1_000
 SHOWN = 50
 _ACTOR = "integration-hub"  # who has changed what is changed from here
@@ -138,6 +147,11 @@ def pointed_at(repository: Repository[A, F], like: F, option: str, text: str) ->
     return found[0]
 
 
+def id_of_integration(uow: UnitOfWork, given: str | None) -> UUID | None:
+    """The id of ``--integration``, if that is given."""
+    return None if given is None else of_integration(uow, given).id
+
+
 def of_integration(uow: UnitOfWork, given: str, *, option: str = "--integration") -> Integration:
     """The integration that is meant, by its id or its name."""
     like = IntegrationFilter(name_contains=given)
@@ -149,12 +163,21 @@ def state_of(item: Integration | Webhook | SyncJob) -> str:
     return item.status if item.is_active else f"{item.status}, inactive"
 
 
-def with_integrations(uow: UnitOfWork, items: Iterable[C]) -> list[tuple[C, Integration]]:
+@dataclass(frozen=True)
+class Child(Generic[C]):
+    """A webhook or a job, with its integration."""
+
+    item: C
+    integration: Integration
+
+
+def with_integrations(uow: UnitOfWork, items: list[C]) -> list[Child[C]]:
     """Each with its integration; one that is gone a moment later is left out."""
-    items = list(items)
     parents = uow.integrations.get_many({each.integration_id for each in items})
     return [
-        (each, parents[each.integration_id]) for each in items if each.integration_id in parents
+        Child(each, parents[each.integration_id])
+        for each in items
+        if each.integration_id in parents
     ]
 
 
@@ -171,9 +194,11 @@ def identity(option: str, text: str) -> UUID:
         raise ValidationError(option, text, problem) from None
 
 
-def listed(title: str, items: Iterable[object], columns: Mapping[str, str]) -> None:
-    """A table of objects; `columns` are headings, each with the attribute that it shows."""
-    values = [attrgetter(path) for path in columns.values()]
+def listed(title: str, items: Iterable[object], columns: Mapping[str, Column]) -> None:
+    """A table of objects; `columns` are headings, each with the attribute that it shows, or with
+    what makes of an object what is shown.
+    """
+    values = [attrgetter(each) if isinstance(each, str) else each for each in columns.values()]
     show(title, columns, ([value(item) for value in values] for item in items))
 
 
@@ -183,7 +208,7 @@ def show(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -
     if not cells:
         console.print(plain(f"{title}: none"))
         return
-    headings = [Column(name, overflow="fold", no_wrap=name == "id") for name in columns]
+    headings = [Heading(name, overflow="fold", no_wrap=name == "id") for name in columns]
     table = Table(*headings, title=plain(title), title_justify="left")
     for row in cells:
         table.add_row(*row)

@@ -17,6 +17,10 @@ import typer
 from integration_hub.cli.shared import (
     PRUNED_AT_ONCE,
     SHOWN,
+    AtMost,
+    Column,
+    OfIntegration,
+    OfStatus,
     TenantName,
     Url,
     Verbose,
@@ -26,10 +30,10 @@ from integration_hub.cli.shared import (
     console,
     duration,
     function_at,
+    id_of_integration,
     imported,
     in_batches,
     listed,
-    of_integration,
     opened,
     plain,
     pointed_at,
@@ -67,15 +71,15 @@ _FAILED = {
     "last run": "last_run_at",
     "error": "error_message",
 }
-_JOBS = {
-    "tenant": "job.tenant",
-    "id": "job.id",
-    "job": "job.name",
+_JOBS: dict[str, Column] = {
+    "tenant": "item.tenant",
+    "id": "item.id",
+    "job": "item.name",
     "integration": "integration.name",
-    "state": "state",
-    "schedule": "job.schedule",
-    "next run": "job.next_run_at",
-    "last run": "job.last_run_at",
+    "state": lambda each: state_of(each.item),
+    "schedule": "item.schedule",
+    "next run": "item.next_run_at",
+    "last run": "item.last_run_at",
 }
 _DUE = {
     "tenant": "job.tenant",
@@ -165,20 +169,18 @@ def status(tenant: TenantName = None, url: Url = None) -> None:
 
 @sync.command("list")
 def list_jobs(
-    status: Annotated[list[str] | None, typer.Option(help="Of this state only.")] = None,
-    integration: Annotated[
-        str | None, typer.Option(help="Of one integration only: its id, or its name.")
-    ] = None,
-    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=1_000)] = SHOWN,
+    status: OfStatus = None,
+    integration: OfIntegration = None,
+    limit: AtMost = SHOWN,
     tenant: TenantName = None,
     url: Url = None,
 ) -> None:
     """Which jobs there are, by name, and when they run."""
     with opened(url) as hub, hub.unit_of_work(tenant=chosen(tenant)) as uow:
-        parent = None if integration is None else of_integration(uow, integration).id
+        parent = id_of_integration(uow, integration)
         wanted = SyncJobFilter(status=status or None, integration_id=parent)
         page = uow.sync_jobs.page(wanted, sort=Sort("name"), size=limit)
-        found = [_Listed(*pair) for pair in with_integrations(uow, page.items)]
+        found = with_integrations(uow, page.items)
     listed(shown("jobs", page), found, _JOBS)
 
 
@@ -192,7 +194,7 @@ def due(
     with opened(url) as hub, hub.unit_of_work(tenant=chosen(tenant)) as uow:
         wanted = SyncJobFilter(due_by=hub.clock.now())
         jobs = uow.sync_jobs.find(wanted, sort=Sort("next_run_at"), limit=limit)
-        found = [_due(uow, *pair) for pair in with_integrations(uow, jobs)]
+        found = [_due(uow, each.item, each.integration) for each in with_integrations(uow, jobs)]
     listed("due", found, _DUE)
 
 
@@ -278,17 +280,9 @@ def _forget_jobs(uow: UnitOfWork, before: datetime) -> int:
 
 
 @dataclass(frozen=True)
-class _Listed:
+class _Due:
     job: SyncJob
     integration: Integration
-
-    @property
-    def state(self) -> str:
-        return state_of(self.job)
-
-
-@dataclass(frozen=True)
-class _Due(_Listed):
     waits_for: str
 
 

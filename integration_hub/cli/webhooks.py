@@ -15,6 +15,10 @@ import typer
 from integration_hub.cli.shared import (
     PRUNED_AT_ONCE,
     SHOWN,
+    AtMost,
+    Column,
+    OfIntegration,
+    OfStatus,
     TenantName,
     Url,
     Verbose,
@@ -24,10 +28,10 @@ from integration_hub.cli.shared import (
     console,
     duration,
     function_at,
+    id_of_integration,
     identity,
     in_batches,
     listed,
-    of_integration,
     opened,
     plain,
     pointed_at,
@@ -39,7 +43,6 @@ from integration_hub.cli.shared import (
 )
 from integration_hub.delivery import WebhookDispatcher
 from integration_hub.domain.errors import ValidationError
-from integration_hub.domain.integration import Integration
 from integration_hub.domain.values import without_query
 from integration_hub.domain.webhook import IN_TROUBLE, Webhook
 from integration_hub.domain.webhook_message import (
@@ -66,14 +69,14 @@ _TROUBLED = {
     "spared until": "health.throttled_until",
     "why": "webhook.error_message",
 }
-_WEBHOOKS = {
-    "tenant": "webhook.tenant",
-    "id": "webhook.id",
-    "webhook": "webhook.name",
+_WEBHOOKS: dict[str, Column] = {
+    "tenant": "item.tenant",
+    "id": "item.id",
+    "webhook": "item.name",
     "integration": "integration.name",
-    "state": "state",
-    "events": "events",
-    "url": "url",
+    "state": lambda each: state_of(each.item),
+    "events": lambda each: ", ".join(each.item.events),
+    "url": lambda each: without_query(each.item.url),  # in which some have their key
 }
 _DELIVERIES = {
     "id": "delivery.id",
@@ -134,42 +137,21 @@ def dispatch(
         work(sender, "dispatcher", does, once=once, counted="attempts", is_verbose=verbose)
 
 
-@dataclass(frozen=True)
-class _Listed:
-    webhook: Webhook
-    integration: Integration
-
-    @property
-    def state(self) -> str:
-        return state_of(self.webhook)
-
-    @property
-    def events(self) -> str:
-        return ", ".join(self.webhook.events)
-
-    @property
-    def url(self) -> str:
-        """Without its query, in which some have their key."""
-        return without_query(self.webhook.url)
-
-
 @webhooks.command("list")
 def list_webhooks(
-    status: Annotated[list[str] | None, typer.Option(help="Of this state only.")] = None,
-    integration: Annotated[
-        str | None, typer.Option(help="Of one integration only: its id, or its name.")
-    ] = None,
+    status: OfStatus = None,
+    integration: OfIntegration = None,
     event: Annotated[str | None, typer.Option(help="Those only that are told of it.")] = None,
-    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=1_000)] = SHOWN,
+    limit: AtMost = SHOWN,
     tenant: TenantName = None,
     url: Url = None,
 ) -> None:
     """Which webhooks there are, by name, and what they are told of."""
     with opened(url) as hub, hub.unit_of_work(tenant=chosen(tenant)) as uow:
-        parent = None if integration is None else of_integration(uow, integration).id
+        parent = id_of_integration(uow, integration)
         wanted = WebhookFilter(status=status or None, integration_id=parent, event=event)
         page = uow.webhooks.page(wanted, sort=Sort("name"), size=limit)
-        found = [_Listed(*pair) for pair in with_integrations(uow, page.items)]
+        found = with_integrations(uow, page.items)
     listed(shown("webhooks", page), found, _WEBHOOKS)
 
 
@@ -223,7 +205,7 @@ class _Delivery:
 @webhooks.command()
 def deliveries(
     webhook: WebhookName,
-    status: Annotated[list[str] | None, typer.Option(help="Of this state only.")] = None,
+    status: OfStatus = None,
     limit: Annotated[int, typer.Option(help="At most so many, the latest first.")] = 20,
     tenant: TenantName = None,
     url: Url = None,
