@@ -312,8 +312,9 @@ class WebhookDispatcher:
             if _LOG.isEnabledFor(logging.INFO):
                 said = outcome.status or outcome.error_code
                 _LOG.info("delivery %s, attempt %d: %s", delivery.id, delivery.attempt_count, said)
-            known = replace(stored, message=delivery.message, webhook=delivery.webhook)
-            tell(self._on_attempt, known, outcome, to=_LOG)
+            if self._on_attempt is not None:
+                known = replace(stored, message=delivery.message, webhook=delivery.webhook)
+                tell(self._on_attempt, known, outcome, to=_LOG)
 
     def _cannot_record(self, made: _Made, error: Exception) -> None:
         # Its lease will run out, and the attempt be logged as lost.
