@@ -112,10 +112,8 @@ def checked_listener(name: str, listener: object) -> None:
         raise ValidationError(name, type(listener).__name__, "must be a function, or None")
 
 
-def tell(listener: Callable[..., object] | None, *what: object, to: logging.Logger) -> None:
+def tell(listener: Callable[..., object], *what: object, to: logging.Logger) -> None:
     """Call a service's own function with what has happened; its faults are logged, and no more."""
-    if listener is None:
-        return
     try:
         listener(*what)
     except Exception as error:  # noqa: BLE001 - what has happened is stored, and stays so

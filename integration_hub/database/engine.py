@@ -245,7 +245,8 @@ class DatabaseConnectionManager:
         """Run one statement with ``:name`` parameters in a transaction of its own.
 
         A mapping is written as JSON, an enum as its value, and a list that stands behind ``IN`` as
-        its elements (``WHERE id IN :ids``); on SQLite moments and UUIDs as in the hub's own tables.
+        its elements (``WHERE id IN :ids``); on SQLite moments and UUIDs as in the hub's own tables,
+        and decimals as text.
 
         Gives a `QueryResult`, or with `into` (a dataclass, a pydantic model, a TypedDict: before
         Python 3.12 that of typing_extensions) a list of these. Raises `ValidationError` where a

@@ -36,7 +36,6 @@ from integration_hub.domain.values import checked_kind
 
 T = TypeVar("T")
 
-_NO_JSON: Final = "must hold what JSON can"
 _NAME: Final = r"(?<![:\w\\]):(\w+)"  # as SQLAlchemy's text() has it
 _CAST: Final = re.compile(f"{_NAME}(?=::)")  # for which it takes no name before a colon
 _AMONG: Final = re.compile(r"\bIN\s*(?:\(\s*:(\w+)\s*\)|\s:(\w+))", re.IGNORECASE)
@@ -78,16 +77,15 @@ def _executed(connection: Connection, sql: str, params: dict[str, Any]) -> Curso
     except UnicodeEncodeError:  # it shows what it could not encode
         problem = "must hold text without lone surrogates, which are no UTF-8"
         raise ValidationError("params", "<not shown>", problem) from None
-    except TypeError as error:
-        raise ValidationError("params", "<not shown>", f"{_NO_JSON}: {error}") from None
     except exc.DBAPIError:
         raise
-    except exc.StatementError as error:
-        why = "" if error.orig is None else error.orig.args[0]
-        problem = rf"must have each :name of the statement (write \: for a plain colon): {why}"
-        if isinstance(error.orig, TypeError):
-            problem = f"{_NO_JSON}: {why}"
-        raise ValidationError("params", ", ".join(params) or "none", problem) from None
+    except (exc.StatementError, TypeError) as error:
+        cause = error.orig if isinstance(error, exc.StatementError) else error
+        problem = r"must have each :name of the statement (write \: for a plain colon)"
+        if isinstance(cause, TypeError):  # json's
+            problem = "must hold what JSON can"
+        why = "" if cause is None else cause.args[0]
+        raise ValidationError("params", ", ".join(params) or "none", f"{problem}: {why}") from None
 
 
 def _statement(sql: str, params: dict[str, Any], is_sqlite: bool) -> TextClause:

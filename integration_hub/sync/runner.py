@@ -298,6 +298,8 @@ class SyncRunner:
         self._announce(ended)
 
     def _announce(self, ended: Iterable[SyncRun]) -> None:
+        if self._on_end is None:
+            return
         for run in ended:
             tell(self._on_end, run, to=_LOG)
 
