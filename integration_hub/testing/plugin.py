@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from integration_hub.hub import Hub
     from integration_hub.testing.clock import ManualClock
+    from integration_hub.testing.postgres import Cleaner
 
 
 @pytest.fixture
@@ -59,12 +60,10 @@ def hub_postgres(hub_postgres_url: URL, hub_clock: ManualClock) -> Iterator[Hub]
 
 
 @pytest.fixture
-def hub_postgres_url(hub_postgres_database: URL) -> Iterator[URL]:
+def hub_postgres_url(hub_postgres_database: URL, hub_postgres_cleaner: Cleaner) -> Iterator[URL]:
     """A database with our tables, empty again after each test."""
-    from integration_hub.testing.postgres import empty_tables
-
     yield hub_postgres_database
-    empty_tables(hub_postgres_database)
+    hub_postgres_cleaner.empty_tables()
 
 
 @pytest.fixture(scope="session")
@@ -105,3 +104,12 @@ def hub_postgres_database(hub_postgres_server: URL) -> Iterator[URL]:
         with Hub.from_url(url) as hub:
             hub.schema.upgrade()
         yield url
+
+
+@pytest.fixture(scope="session")
+def hub_postgres_cleaner(hub_postgres_database: URL) -> Iterator[Cleaner]:
+    """What empties the tables of that database."""
+    from integration_hub.testing.postgres import Cleaner
+
+    with Cleaner(hub_postgres_database) as cleaner:
+        yield cleaner

@@ -13,11 +13,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from uuid import uuid4
 
 import psycopg
-from psycopg.sql import SQL
+from psycopg.sql import SQL, Composed
 from sqlalchemy import URL, create_engine, make_url
 from sqlalchemy.pool import NullPool
 
@@ -83,14 +83,29 @@ def dsn(database: URL) -> str:
     return database.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
-def empty_tables(database: URL, *, patience: float = 10.0) -> None:
-    """Empty our tables.
-
-    A test may have left a transaction open, and nobody could empty them until it ends: after
-    `patience` (seconds) its connection is ended, and an `AssertionError` says what it was at.
+class Cleaner:
+    """Empties our tables of one database, on a connection that it keeps: to open one for each test
+    takes longer than to empty them.
     """
-    with psycopg.connect(dsn(database), autocommit=True) as connection:
-        connection.execute(SQL("SET lock_timeout = {}").format(round(patience * 1000)))
+
+    def __init__(self, database: URL) -> None:
+        self._dsn = dsn(database)
+        self._kept: psycopg.Connection[tuple[Any, ...]] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._kept is not None:
+            self._kept.close()
+
+    def empty_tables(self, *, patience: float = 10.0) -> None:
+        """Empty them.
+
+        A test may have left a transaction open, and nobody could empty them until it ends: after
+        `patience` (seconds) its connection is ended, and an `AssertionError` says what it was at.
+        """
+        connection = self._connection(SQL("SET lock_timeout = {}").format(round(patience * 1000)))
         try:
             _empty(connection)
         except psycopg.OperationalError:  # it has waited, or was to give way (deadlock)
@@ -102,6 +117,19 @@ def empty_tables(database: URL, *, patience: float = 10.0) -> None:
             raise AssertionError(
                 f"a test has left a transaction open, which kept the tables: {queries}"
             ) from None
+
+    def _connection(self, begin: Composed) -> psycopg.Connection[tuple[Any, ...]]:
+        """The one that is kept, or a new one, where a test has cut that or stopped the server."""
+        if self._kept is not None:
+            try:
+                self._kept.execute(begin)
+            except psycopg.OperationalError:
+                self._kept.close()
+            else:
+                return self._kept
+        self._kept = psycopg.connect(self._dsn, autocommit=True)
+        self._kept.execute(begin)
+        return self._kept
 
 
 def _empty(connection: psycopg.Connection[tuple[Any, ...]]) -> None:

@@ -49,8 +49,8 @@ from integration_hub.ports.clock import SystemClock
 from integration_hub.sql.models import IntegrationRow
 from integration_hub.testing import IntegrationFactory, SyncJobFactory, WebhookFactory
 from integration_hub.testing.postgres import (
+    Cleaner,
     control_server,
-    empty_tables,
     postgres_server,
     temporary_database,
 )
@@ -547,7 +547,7 @@ def test_a_restart_of_the_server_is_survived() -> None:
 
 
 def test_a_transaction_that_a_test_left_open_is_ended_and_named(
-    hub_postgres: Hub, hub_postgres_url: URL
+    hub_postgres: Hub, hub_postgres_url: URL, hub_postgres_cleaner: Cleaner
 ) -> None:
     def stored() -> int:
         with hub_postgres.unit_of_work() as uow:
@@ -559,14 +559,14 @@ def test_a_transaction_that_a_test_left_open_is_ended_and_named(
             uow.commit()
 
     store()
-    empty_tables(hub_postgres_url)
+    hub_postgres_cleaner.empty_tables()
     assert stored() == 0
     store()
     engine = create_engine(hub_postgres_url)
     left = engine.connect()
     left.exec_driver_sql("SELECT 'what I was at', count(*) FROM integrations")
     with pytest.raises(AssertionError, match=r"left a transaction open.*what I was at"):
-        empty_tables(hub_postgres_url, patience=0.05)
+        hub_postgres_cleaner.empty_tables(patience=0.05)
     assert stored() == 0
     with pytest.raises(OperationalError):
         left.exec_driver_sql("SELECT 1")
@@ -575,7 +575,7 @@ def test_a_transaction_that_a_test_left_open_is_ended_and_named(
 
 
 def test_a_test_that_goes_on_in_a_thread_is_ended_and_named(
-    hub_postgres: Hub, hub_postgres_url: URL
+    hub_postgres_url: URL, hub_postgres_cleaner: Cleaner
 ) -> None:
     """It takes the tables in another order, so that one of the two must give way."""
     manager = DatabaseConnectionManager(hub_postgres_url)
@@ -591,7 +591,7 @@ def test_a_test_that_goes_on_in_a_thread_is_ended_and_named(
             left.exec_driver_sql("SELECT 'and what then' FROM integrations")
 
     with ThreadPoolExecutor(1) as pool:
-        emptied = pool.submit(empty_tables, hub_postgres_url)
+        emptied = pool.submit(hub_postgres_cleaner.empty_tables)
         while not waiting(manager):
             assert not emptied.done()
         with pytest.raises(OperationalError):
@@ -605,14 +605,14 @@ def test_a_test_that_goes_on_in_a_thread_is_ended_and_named(
 
 @pytest.mark.parametrize("count", [1, 5_000], ids=["deleted", "truncated"])
 def test_the_next_test_finds_nothing_however_much_there_was(
-    hub_postgres: Hub, hub_postgres_url: URL, count: int
+    hub_postgres: Hub, hub_postgres_url: URL, hub_postgres_cleaner: Cleaner, count: int
 ) -> None:
     with hub_postgres.unit_of_work() as uow:
         crm = IntegrationFactory(store=uow)
         uow.webhooks.add_many(WebhookFactory.build_batch(count, integration_id=crm.id))
         uow.messages.publish("invoice.paid", {})
         uow.commit()
-    empty_tables(hub_postgres_url)
+    hub_postgres_cleaner.empty_tables()
     with hub_postgres.unit_of_work() as uow:
         assert uow.integrations.count() == uow.webhooks.count() == 0
     manager = DatabaseConnectionManager(hub_postgres_url)
@@ -620,6 +620,18 @@ def test_the_next_test_finds_nothing_however_much_there_was(
     (found,) = manager.query("SELECT pg_relation_size('webhooks') AS bytes").rows
     assert found["bytes"] == 0 or count == 1  # who deletes leaves the files as they are
     manager.close()
+
+
+def test_the_next_test_finds_nothing_though_this_one_has_cut_all_connections(
+    hub_postgres_url: URL, hub_postgres_cleaner: Cleaner
+) -> None:
+    for _ in range(2):
+        with Hub.from_url(hub_postgres_url) as hub, hub.unit_of_work() as uow:
+            assert uow.integrations.count() == 0
+            IntegrationFactory(store=uow)
+            uow.commit()
+        cut_connections(hub_postgres_url)
+        hub_postgres_cleaner.empty_tables()
 
 
 @pytest.mark.once

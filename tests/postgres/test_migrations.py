@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic.script import ScriptDirectory
 from sqlalchemy import URL, create_engine, inspect
 
 from integration_hub import (
@@ -36,6 +37,23 @@ def url(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[str]:
         return
     with temporary_database(request.getfixturevalue("hub_postgres_server")) as database:
         yield database.render_as_string(hide_password=False)
+
+
+def test_the_code_needs_what_the_newest_migration_makes() -> None:
+    assert ScriptDirectory(str(migrations_path())).get_current_head() == schema.HEAD == HEAD
+
+
+def test_who_migrates_nothing_imports_no_alembic(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'hub.db'}"
+    with Hub.from_url(url) as hub:
+        hub.schema.upgrade()
+    program = (
+        "import sys, integration_hub.cli; from integration_hub import Hub\n"
+        f"with Hub.from_url({url!r}) as hub, hub.unit_of_work() as uow:\n"
+        "    print(uow.integrations.count(), hub.health().ok, 'alembic' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert told.stdout.split() == [b"0", b"True", b"False"]
 
 
 def test_up_down_and_up_again_without_drift(url: str) -> None:
@@ -99,6 +117,7 @@ def test_a_schema_that_is_behind_is_named_so(
     with Hub.from_url(url) as hub:
         hub.schema.upgrade()
         monkeypatch.setattr(schema, "migrations_path", lambda: newer)
+        monkeypatch.setattr(schema, "HEAD", "9999")
         with pytest.raises(SchemaOutOfDate, match=r"behind.*db upgrade") as refused:
             hub.unit_of_work()
         assert (refused.value.current, refused.value.head) == (HEAD, "9999")
