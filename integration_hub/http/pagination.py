@@ -5,6 +5,7 @@ May import: `domain`, `messages`, `urls`, requests (which reads ``Link`` headers
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -103,25 +104,36 @@ class AfterLast(PageStrategy):
 
 @dataclass(frozen=True, slots=True)
 class PageNumber(PageStrategy):
-    """Pages are numbered from `start`; a page whose list, at `items`, is empty is the last."""
+    """Pages are numbered from `start`, or from what the call's `params` say. The last is the one
+    that has the number at `last` (``meta.last_page``); where that is not said, the first whose
+    list, at `items`, is empty.
+    """
 
     param: str = "page"
     start: int = 1
     items: str = ""
+    last: str = ""
 
     def first(self, params: Params | None) -> Params | None:
-        return _with(params, {self.param: str(self.start)})
+        return _begun(params, self.param, self.start)
 
     def following(self, response: HttpResponse[Any], place: Place) -> Place | None:
-        if not list_at(response, self.items):
-            return None
-        number = int(dict(query_pairs(place[1]))[self.param])
-        return place[0], _with(place[1], {self.param: str(number + 1)})
+        number = _number_in(place, self.param)
+        is_last = number >= self._last(response) if self.last else not list_at(response, self.items)
+        return None if is_last else (place[0], _with(place[1], {self.param: str(number + 1)}))
+
+    def _last(self, response: HttpResponse[Any]) -> int:
+        found = value_at(response, self.last)
+        if type(found) is not int:
+            raise response.undecodable(self.last, "must be the number of the last page")
+        return found
 
 
 @dataclass(frozen=True, slots=True)
 class Offset(PageStrategy):
-    """Pages are `size` items from an offset on; a page with fewer, at `items`, is the last."""
+    """Pages are `size` items from an offset on, which is 0 unless the call's `params` say another;
+    a page with fewer, at `items`, is the last.
+    """
 
     size: int
     param: str = "offset"
@@ -129,13 +141,25 @@ class Offset(PageStrategy):
     items: str = ""
 
     def first(self, params: Params | None) -> Params | None:
-        return _with(params, {self.param: "0", self.size_param: str(self.size)})
+        return _begun(_with(params, {self.size_param: str(self.size)}), self.param, 0)
 
     def following(self, response: HttpResponse[Any], place: Place) -> Place | None:
         if len(list_at(response, self.items)) < self.size:
             return None
-        offset = int(dict(query_pairs(place[1]))[self.param])
+        offset = _number_in(place, self.param)
         return place[0], _with(place[1], {self.param: str(offset + self.size)})
+
+
+def _begun(params: Params | None, param: str, start: int) -> Params:
+    """Where the call says no other number (it may go on from a checkpoint), at `start`."""
+    given = dict(query_pairs(params)).get(param, str(start))
+    if not re.fullmatch("[0-9]{1,18}", given):
+        raise ValidationError(f"params.{param}", given, "must be the number to begin with")
+    return _with(params, {param: given})
+
+
+def _number_in(place: Place, param: str) -> int:
+    return int(dict(query_pairs(place[1]))[param])
 
 
 def _joined(base: str, url: str) -> str:

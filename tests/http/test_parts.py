@@ -663,8 +663,14 @@ def test_a_link_that_cannot_be_followed_ends_the_pages(link: str) -> None:
         (
             Offset(size=2),
             [[1, 2], [3]],
-            ["s=1&offset=0&limit=2", "s=1&limit=2&offset=2"],
+            ["s=1&limit=2&offset=0", "s=1&limit=2&offset=2"],
         ),
+        (
+            PageNumber(last="meta.last"),
+            [{"meta": {"last": 2}}, {"meta": {"last": 2}}],
+            ["s=1&page=1", "s=1&page=2"],
+        ),
+        (PageNumber(last="last", start=0), [{"last": 0}], ["s=1&page=0"]),
     ],
 )
 def test_pages_go_on_as_the_strategy_says(
@@ -686,6 +692,8 @@ def test_pages_go_on_as_the_strategy_says(
         (AfterLast(), {"data": [{"id": 1}, {"no": 2}]}, r"at data\[1\].id: must be there"),
         (AfterLast(), {"data": [None]}, r"at data\[0\].id: must be there"),
         (AfterLast(), {"items": []}, "at data: must be a list"),
+        (PageNumber(last="last"), {"last": "2"}, "at last: must be the number of the last page"),
+        (PageNumber(last="last"), {"last": True}, "at last: must be the number of the last page"),
     ],
 )
 def test_a_page_that_does_not_say_where_the_next_one_is_is_an_error(
@@ -696,6 +704,38 @@ def test_a_page_that_does_not_say_where_the_next_one_is_is_an_error(
     assert isinstance(only, Err)
     assert isinstance(only.error, DecodeError)
     assert re.search(problem, only.error.message)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "params", "queries"),
+    [
+        (PageNumber(), {"page": 7}, ["page=7", "page=8"]),
+        (PageNumber(), {"page": None}, ["page=1", "page=2"]),
+        (Offset(size=2), {"offset": 500}, ["limit=2&offset=500", "limit=2&offset=502"]),
+        (Offset(size=2), {"offset": "500"}, ["limit=2&offset=500", "limit=2&offset=502"]),
+        (Cursor(), {"cursor": "c7"}, ["cursor=c7"]),
+    ],
+)
+def test_pages_begin_where_the_call_says(
+    strategy: Any, params: dict[str, Any], queries: list[str]
+) -> None:
+    transport = ScriptedTransport()
+    for query, page in zip(queries, ([1, 2], []), strict=False):
+        transport.reply(json=page, to=f"?{query}")
+    pages = list(client(transport).pages("x", strategy=strategy, params=params))
+    assert len(pages) == len(transport.requests) == len(queries)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "params"),
+    [(PageNumber(), {"page": "seven"}), (Offset(size=2), {"offset": -2})],
+)
+def test_pages_begin_with_a_number(strategy: Any, params: dict[str, Any]) -> None:
+    pages = client(ScriptedTransport()).pages("x", strategy=strategy, params=params)
+    with pytest.raises(
+        ValidationError, match=r"params\.(page|offset).*must be the number to begin"
+    ):
+        next(pages)
 
 
 def test_pages_are_got_when_they_are_asked_for() -> None:
