@@ -6,7 +6,7 @@ May import: `aggregate`, `errors`, `frozen`, `frozen_json`, `schedule`, `values`
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, ClassVar, Self
@@ -162,6 +162,18 @@ class SyncJob(Aggregate):
         checkpoint = None if checked_flag("from_start", from_start) else self.checkpoint
         return evolved(waiting, next_run_at=moment, checkpoint=checkpoint)
 
+    def with_schedule(self, schedule: Schedule, now: datetime) -> Self:
+        """Run by another schedule, and next when that says so, instead of when the one before did.
+
+        One that rests or is over stays so; its time is the new schedule's once it is resumed.
+        """
+        moment = checked_time("now", now)
+        changed = replace(self, schedule=schedule, next_run_at=None, scheduled_for=None)
+        if self.status not in (_S.PENDING, _S.RUNNING):
+            return changed
+        attempt = self.attempt if self.status == _S.RUNNING else 0
+        return evolved(changed, attempt=attempt, next_run_at=schedule.first_run(moment))
+
     # --- what its runs do to it ---------------------------------------------------------------
 
     @property
@@ -273,6 +285,8 @@ class SyncJob(Aggregate):
         was_for = self.scheduled_for or self.next_run_at
         if self.catch_up != "all" or was_for is None:
             return self.schedule.next_after(now)
+        if was_for > now:  # it was planned anew during the run
+            return was_for
         following = moment = self.schedule.next_after(was_for)
         for _ in range(MOST_MISSED):
             if moment is None or moment > now:

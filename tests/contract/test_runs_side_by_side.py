@@ -214,17 +214,20 @@ class Runs(RuleBasedStateMachine):
         max_attempts=st.integers(1, 3),
         is_active=st.sampled_from([True, True, False]),
         catch_up=st.sampled_from(["latest", "all", "skip"]),
-        is_declared=st.booleans(),
+        how=st.sampled_from(["replaced", "declared", "with_schedule"]),
     )
-    def plan(self, at: int, catch_up: str, is_declared: bool, **new: Any) -> None:
+    def plan(self, at: int, catch_up: str, how: str, **new: Any) -> None:
         """A job is planned anew, whatever its runs are at; or declared, as at a deployment."""
         job = self.jobs[at % len(self.jobs)]
         new["config"] = {"sync": {"catch_up": catch_up}}
 
         def change(uow: UnitOfWork) -> Any:
-            if is_declared:
+            if how == "declared":
                 return uow.sync_jobs.upsert(dataclasses.replace(job, **new))
-            return uow.sync_jobs.save(dataclasses.replace(uow.sync_jobs.get(job.id), **new))
+            found = uow.sync_jobs.get(job.id)
+            if how == "with_schedule":
+                return uow.sync_jobs.save(found.with_schedule(new["schedule"], self.clock.now()))
+            return uow.sync_jobs.save(dataclasses.replace(found, **new))
 
         self.does(lambda store: change)
 

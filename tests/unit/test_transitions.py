@@ -181,6 +181,35 @@ def test_a_resumed_job_has_all_its_attempts_and_a_next_run() -> None:
     assert resumed.next_run_at == NOON + timedelta(minutes=1)
 
 
+@pytest.mark.parametrize(
+    ("status", "attempt", "next_run_at"),
+    [
+        ("pending", 0, NOON + timedelta(hours=1)),
+        ("running", 2, NOON + timedelta(hours=1)),
+        ("paused", 2, None),
+        ("failed", 2, None),
+        ("completed", 2, None),
+        ("cancelled", 2, None),
+    ],
+)
+def test_a_job_with_another_schedule_runs_next_when_that_says_so(
+    status: str, attempt: int, next_run_at: datetime | None
+) -> None:
+    planned = dataclasses.replace(
+        job(status), attempt=2, next_run_at=NOON + timedelta(days=1), scheduled_for=NOON
+    )
+    hourly = planned.with_schedule(Schedule.every(3600), NOON)
+    assert (hourly.schedule, hourly.status) == (Schedule.every(3600), status)
+    assert (hourly.attempt, hourly.next_run_at) == (attempt, next_run_at)
+    assert hourly.scheduled_for is None
+
+
+def test_another_schedule_is_one() -> None:
+    wrong: Any = "hourly"
+    with pytest.raises(ValidationError, match="schedule must be a Schedule"):
+        job("pending").with_schedule(wrong, NOON)
+
+
 def test_what_is_to_be_forgotten_is_said_by_true_or_false() -> None:
     wrong: Any = "yes"
     with pytest.raises(ValidationError, match="from_start must be True or False"):

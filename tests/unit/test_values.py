@@ -331,6 +331,17 @@ def test_stored_json_is_copied_as_what_it_is(copied: Callable[[Any], Any]) -> No
             again.clear()
 
 
+def test_objects_can_be_told_apart_in_a_set() -> None:
+    crm = integration(config={"list": [1, {"a": None}], "object": {"a": 1.0}})
+    again = pickle.loads(pickle.dumps(crm))
+    hook = Webhook(integration_id=crm.id, name="w", url="https://e.example.com", events=["*"])
+    job = SyncJob(
+        integration_id=crm.id, name="j", schedule=Schedule.manual(), checkpoint=[1, {"page": 7}]
+    )
+    assert {crm, again, hook, job, crm.rename("ERP")} == {crm, hook, job, again.rename("ERP")}
+    assert {crm: 1}[again] == 1
+
+
 def test_an_object_cannot_be_changed_in_place() -> None:
     with pytest.raises(AttributeError):
         integration().name = "other"  # type: ignore[misc] # pyright: ignore[reportAttributeAccessIssue]

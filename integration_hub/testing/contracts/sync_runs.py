@@ -730,6 +730,28 @@ class SyncRunContract:
         self.succeed(hub, run)
         assert self.claim(hub) == []
 
+    @pytest.mark.parametrize("catch_up", ["latest", "all", "skip"])
+    @pytest.mark.parametrize("end", ["succeed", "release"])
+    def test_a_job_that_gets_another_schedule_during_a_run_goes_by_it_then(
+        self, hub: Hub, parent: Integration, hub_clock: ManualClock, end: str, catch_up: str
+    ) -> None:
+        config = {"sync": {"catch_up": catch_up}}
+        daily = self.add_job(hub, parent, schedule=Schedule.every(86_400), config=config)
+        (run,) = self.claim(hub)
+        start = hub_clock.now() + timedelta(hours=1)
+        hourly = Schedule.every(3_600, start=start)
+
+        def plan_anew(uow: UnitOfWork) -> SyncJob:
+            found = uow.sync_jobs.get(daily.id)
+            return uow.sync_jobs.save(found.with_schedule(hourly, hub_clock.now()))
+
+        assert self.does(hub, plan_anew).next_run_at == start
+        self.does(hub, lambda uow: getattr(uow.sync_runs, end)(run))
+        assert self.job(hub, daily).next_run_at == start
+        assert self.claim(hub) == []
+        hub_clock.advance(3_600)
+        assert [each.attempt for each in self.claim(hub)] == [1]
+
     @pytest.mark.parametrize(("from_start", "checkpoint"), [(False, {"page": 7}), (True, None)])
     def test_a_job_starts_where_it_stands_or_from_the_start(
         self,
