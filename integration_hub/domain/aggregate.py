@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import product
 from typing import Any, ClassVar, Self, TypeVar
 from uuid import UUID
 
@@ -112,6 +113,28 @@ class Aggregate:
             raise InvalidTransition(self.KIND, self.id, status, to, allowed)
         moment = checked_time("now", now)
         return evolved(self, status=to, status_changed_at=moment, **changes)
+
+
+def no_ways(kind: type[Aggregate]) -> list[tuple[str, str]]:
+    """Each state, with each other to which no number of steps leads from it."""
+    pairs = product(sorted(kind.TRANSITIONS), repeat=2)
+    return [(start, end) for start, end in pairs if not _leads(kind.TRANSITIONS, start, end)]
+
+
+def require_way(found: A, changed: A) -> None:
+    """What is to be saved may have gone any number of steps, but none that there is not."""
+    start, end = (getattr(each, "status") for each in (found, changed))  # noqa: B009 - as above
+    if not _leads(found.TRANSITIONS, start, end):
+        raise InvalidTransition(found.KIND, found.id, start, end, found.TRANSITIONS[start])
+
+
+def _leads(steps: Mapping[str, frozenset[str]], start: str, end: str) -> bool:
+    reached, ways = {start}, [start]
+    while ways and end not in reached:
+        further = steps[ways.pop()] - reached
+        reached |= further
+        ways += further
+    return end in reached
 
 
 IDENTITY = frozenset(

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from uuid import UUID
 
-from integration_hub.domain.aggregate import Aggregate, checked_item
+from integration_hub.domain.aggregate import Aggregate, checked_item, require_way
 from integration_hub.domain.errors import (
     DuplicateName,
     IntegrationNotFound,
@@ -93,6 +93,7 @@ class MemoryRepository(Generic[A, F]):
                 raise self.KIND.NOT_FOUND(item.id)
             if found.version != item.version:
                 raise StaleVersion(self.KIND.KIND, item.id, item.version, found.version)
+            require_way(found, item)
             changed = item.saved(actor=self._uow.actor, now=self._uow.clock.now())
             self._require_parents([changed])
             other = self._layer.named(scope_of(changed), changed.name)

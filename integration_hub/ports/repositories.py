@@ -58,7 +58,8 @@ class Repository(Protocol[A, F]):
         """Store a change to an object that was loaded or added; gives the next version.
 
         When it was created, and by whom, is not changed, whatever the object says.
-        Raises `NotFound`, `StaleVersion` if somebody changed it since, `DuplicateName`.
+        Raises `NotFound`, `StaleVersion` if somebody changed it since, `InvalidTransition` if no
+        number of steps leads from the stored status to its own, `DuplicateName`.
         """
         ...
 

@@ -14,7 +14,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Select, select
 
 from integration_hub.database.faults import breaks_constraint
-from integration_hub.domain.aggregate import Aggregate, checked_item
+from integration_hub.domain.aggregate import Aggregate, checked_item, require_way
 from integration_hub.domain.errors import (
     DuplicateId,
     DuplicateName,
@@ -339,6 +339,7 @@ class SqlRepository(Generic[A, F]):
             return self._missing(item.id)
         if found[0].version != item.version:
             return StaleVersion(self._kind.KIND, item.id, item.version, found[0].version)
+        require_way(found[0], changed)
         self._require_parents([changed])
         return DuplicateName(self._kind.KIND, changed.name)
 

@@ -24,10 +24,12 @@ from sqlalchemy import (
     func,
     literal_column,
     select,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
+from integration_hub.domain.aggregate import no_ways
 from integration_hub.ports.query import Sort
 from integration_hub.sql.filtering import Shape, beyond, clauses, may_run, ordered, waiting
 from integration_hub.sql.mapping import Mapper
@@ -55,6 +57,10 @@ class Statements:
         self.table = mapper.table
         self._dialect = dialect
         self._columns = mapper.columns
+        self._no_ways = [
+            tuple_(*(literal_column(f"'{status}'") for status in pair))
+            for pair in no_ways(mapper.kind)
+        ]
         self.get = lru_cache(self._get)
         self.delete = lru_cache(self._delete)
         self.by_name = lru_cache(self._by_name)
@@ -96,8 +102,8 @@ class Statements:
     def update(self) -> Prepared:
         """Store the next version of a row; wants the `expected` version too.
 
-        Touches nothing where the row is not of that version, its new name is taken, or its
-        integration is not there.
+        Touches nothing where the row is not of that version, its new name is taken, its integration
+        is not there, or no way leads from its state to the new one.
         """
         table = self.table
         names = [name for name in self._columns if name not in _CREATED]
@@ -117,6 +123,9 @@ class Statements:
             .where(~name_is_taken)
             .values({name: self._value(name) for name in names})
         )
+        if self._no_ways:
+            move = tuple_(table.c.status, self._value("status"))
+            statement = statement.where(move.not_in(self._no_ways))
         return Prepared(statement.where(self._parent()) if self.has_parent else statement)
 
     def _delete(self, *, scoped: bool) -> Prepared:

@@ -39,7 +39,6 @@ from integration_hub import (
     HubError,
     Integration,
     Sort,
-    SyncJobStatus,
     UnitOfWork,
 )
 from integration_hub.testing import ManualClock
@@ -237,13 +236,10 @@ class SideBySide(RuleBasedStateMachine):
             tags=data.draw(tag_sets, "tags"),
             config=data.draw(fragments, "config"),
             is_active=data.draw(st.booleans(), "is_active"),
+            status=data.draw(st.sampled_from(sorted(item.TRANSITIONS)), "status"),
         )
         if kind == "sync_jobs":
-            item = dataclasses.replace(
-                item,
-                status=data.draw(st.sampled_from(SyncJobStatus), "status"),
-                checkpoint=data.draw(documents, "checkpoint"),
-            )
+            item = dataclasses.replace(item, checkpoint=data.draw(documents, "checkpoint"))
         if kind != "integrations" and data.draw(st.integers(0, 4)) == 0:
             item = dataclasses.replace(item, integration_id=data.draw(self.parents(), "parent"))
         self.change(kind, lambda repository: repository.save(item))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import product
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -19,6 +20,7 @@ from integration_hub.domain.errors import (
     IntegrationNotFound,
     InvalidCursor,
     InvalidSort,
+    InvalidTransition,
     NotFound,
     StaleVersion,
     SyncJobNotFound,
@@ -56,6 +58,7 @@ class RepositoryContract:
     FILTER: type[Any]
     NOT_FOUND: type[NotFound]
     SORTS: tuple[str, ...]
+    NO_WAYS: frozenset[tuple[str, str]] = frozenset()
 
     def repository(self, uow: UnitOfWork) -> Any:
         raise AssertionError("a subclass says which")
@@ -125,6 +128,21 @@ class RepositoryContract:
         assert (found.version, found.updated_at, found.updated_by) == (2, later, "bob")
         assert (found.created_at, found.created_by) == (first.created_at, "alice")
         assert found.description == "new"
+
+    def test_a_state_is_reached_along_the_table_in_any_number_of_steps(self, hub: Hub) -> None:
+        """Also by who replaces the status itself, past the methods that look at the table."""
+        for start, end in product(type(self.make()).TRANSITIONS, repeat=2):
+            (there,) = self.stored(hub, self.make(status=start))
+            moved = dataclasses.replace(there, status=end, description="moved")
+            with hub.unit_of_work() as uow:
+                if (start, end) in self.NO_WAYS:
+                    with pytest.raises(InvalidTransition) as refused:
+                        self.repository(uow).save(moved)
+                    told = refused.value
+                    assert (told.id, told.from_, told.to) == (there.id, start, end)
+                    assert self.repository(uow).get(there.id) == there
+                else:
+                    assert self.repository(uow).save(moved).status == end
 
     def test_a_name_that_is_taken_is_refused_and_the_unit_of_work_goes_on(self, hub: Hub) -> None:
         self.stored(hub, self.make(name="taken"))
@@ -600,6 +618,10 @@ class IntegrationContract(RepositoryContract):
     FILTER = IntegrationFilter
     NOT_FOUND = IntegrationNotFound
     SORTS = ("name", "type", "status", "created_at", "updated_at")
+    NO_WAYS = frozenset(
+        {(start, "pending") for start in ("active", "paused", "error", "archived")}
+        | {("archived", end) for end in ("active", "paused", "error")}
+    )
 
     def repository(self, uow: UnitOfWork) -> Any:
         return uow.integrations
@@ -796,6 +818,9 @@ class SyncJobContract(ChildContract):
     FILTER = SyncJobFilter
     NOT_FOUND = SyncJobNotFound
     SORTS = ("name", "status", "created_at", "updated_at", "next_run_at", "last_run_at")
+    NO_WAYS = frozenset(
+        ("cancelled", end) for end in ("pending", "running", "completed", "failed", "paused")
+    )
 
     def repository(self, uow: UnitOfWork) -> Any:
         return uow.sync_jobs
