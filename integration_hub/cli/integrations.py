@@ -13,6 +13,7 @@ import typer
 
 from integration_hub.cli.shared import (
     SHOWN,
+    AsJson,
     AtMost,
     Column,
     OfStatus,
@@ -55,6 +56,7 @@ def list_integrations(
     type: Annotated[list[str] | None, typer.Option(help="Of this type only.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="With this tag only.")] = None,
     limit: AtMost = SHOWN,
+    as_json: AsJson = False,
     tenant: TenantName = None,
     url: Url = None,
 ) -> None:
@@ -62,7 +64,7 @@ def list_integrations(
     wanted = IntegrationFilter(status=status or None, type=type or None, tags_all=tag or None)
     with opened(url) as hub, hub.unit_of_work(tenant=chosen(tenant)) as uow:
         page = uow.integrations.page(wanted, sort=Sort("name"), size=limit)
-    listed(shown("integrations", page), page.items, _INTEGRATIONS)
+    listed(shown("integrations", page), page.items, _INTEGRATIONS, as_json=as_json)
 
 
 @integrations.command()

@@ -6,6 +6,7 @@ May import everything.
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import re
 import sys
@@ -62,6 +63,9 @@ OfStatus = Annotated[list[str] | None, typer.Option("--status", help="Of this st
 OfIntegration = Annotated[
     str | None,
     typer.Option("--integration", help="Of one integration only: its id, or its name."),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="As JSON: moments in ISO 8601, durations in seconds.")
 ]
 AtMost = Annotated[int, typer.Option("--limit", help="At most so many.", min=1, max=1_000)]
 PRUNED_AT_ONCE = 1_000
@@ -194,12 +198,20 @@ def identity(option: str, text: str) -> UUID:
         raise ValidationError(option, text, problem) from None
 
 
-def listed(title: str, items: Iterable[object], columns: Mapping[str, Column]) -> None:
+def listed(
+    title: str, items: Iterable[object], columns: Mapping[str, Column], *, as_json: bool = False
+) -> None:
     """A table of objects; `columns` are headings, each with the attribute that it shows, or with
-    what makes of an object what is shown.
+    what makes of an object what is shown. `as_json`, a list of objects instead, for programs.
     """
     values = [attrgetter(each) if isinstance(each, str) else each for each in columns.values()]
-    show(title, columns, ([value(item) for value in values] for item in items))
+    rows = [[value(item) for value in values] for item in items]
+    if not as_json:
+        show(title, columns, rows)
+        return
+    keys = [heading.strip(".").replace(" ", "_") for heading in columns]
+    found = [dict(zip(keys, row, strict=True)) for row in rows]
+    typer.echo(json.dumps(found, default=_json, indent=2))
 
 
 def show(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
@@ -232,6 +244,12 @@ def _words(value: object) -> str:
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"
     return f"{value.total_seconds():.3g} s" if isinstance(value, timedelta) else str(value)
+
+
+def _json(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return value.total_seconds() if isinstance(value, timedelta) else str(value)
 
 
 class Works(Protocol):

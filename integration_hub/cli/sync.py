@@ -17,6 +17,7 @@ import typer
 from integration_hub.cli.shared import (
     PRUNED_AT_ONCE,
     SHOWN,
+    AsJson,
     AtMost,
     Column,
     OfIntegration,
@@ -172,6 +173,7 @@ def list_jobs(
     status: OfStatus = None,
     integration: OfIntegration = None,
     limit: AtMost = SHOWN,
+    as_json: AsJson = False,
     tenant: TenantName = None,
     url: Url = None,
 ) -> None:
@@ -181,12 +183,13 @@ def list_jobs(
         wanted = SyncJobFilter(status=status or None, integration_id=parent)
         page = uow.sync_jobs.page(wanted, sort=Sort("name"), size=limit)
         found = with_integrations(uow, page.items)
-    listed(shown("jobs", page), found, _JOBS)
+    listed(shown("jobs", page), found, _JOBS, as_json=as_json)
 
 
 @sync.command()
 def due(
     limit: Annotated[int, typer.Option(help="At most so many.")] = 50,
+    as_json: AsJson = False,
     tenant: TenantName = None,
     url: Url = None,
 ) -> None:
@@ -195,7 +198,7 @@ def due(
         wanted = SyncJobFilter(due_by=hub.clock.now())
         jobs = uow.sync_jobs.find(wanted, sort=Sort("next_run_at"), limit=limit)
         found = [_due(uow, each.item, each.integration) for each in with_integrations(uow, jobs)]
-    listed("due", found, _DUE)
+    listed("due", found, _DUE, as_json=as_json)
 
 
 @sync.command()
@@ -204,6 +207,7 @@ def history(
     limit: Annotated[int, typer.Option(help="At most so many runs, the latest first.")] = 20,
     status: Annotated[list[str] | None, typer.Option(help="Runs of this status only.")] = None,
     since: Annotated[str | None, typer.Option(help="Runs of the last 12h, 30d …")] = None,
+    as_json: AsJson = False,
     tenant: TenantName = None,
     url: Url = None,
 ) -> None:
@@ -213,7 +217,7 @@ def history(
         with hub.unit_of_work(tenant=chosen(tenant)) as uow:
             found = _job(uow, job)
             runs = uow.sync_runs.history(found.id, limit, status=status or None, since=start)
-    listed(_told(found), runs, _HISTORY)
+    listed(_told(found), runs, _HISTORY, as_json=as_json)
 
 
 @sync.command()

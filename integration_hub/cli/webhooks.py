@@ -15,6 +15,7 @@ import typer
 from integration_hub.cli.shared import (
     PRUNED_AT_ONCE,
     SHOWN,
+    AsJson,
     AtMost,
     Column,
     OfIntegration,
@@ -143,6 +144,7 @@ def list_webhooks(
     integration: OfIntegration = None,
     event: Annotated[str | None, typer.Option(help="Those only that are told of it.")] = None,
     limit: AtMost = SHOWN,
+    as_json: AsJson = False,
     tenant: TenantName = None,
     url: Url = None,
 ) -> None:
@@ -152,7 +154,7 @@ def list_webhooks(
         wanted = WebhookFilter(status=status or None, integration_id=parent, event=event)
         page = uow.webhooks.page(wanted, sort=Sort("name"), size=limit)
         found = with_integrations(uow, page.items)
-    listed(shown("webhooks", page), found, _WEBHOOKS)
+    listed(shown("webhooks", page), found, _WEBHOOKS, as_json=as_json)
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,7 @@ def deliveries(
     webhook: WebhookName,
     status: OfStatus = None,
     limit: Annotated[int, typer.Option(help="At most so many, the latest first.")] = 20,
+    as_json: AsJson = False,
     tenant: TenantName = None,
     url: Url = None,
 ) -> None:
@@ -215,19 +218,20 @@ def deliveries(
         hook = _webhook(uow, "webhook", webhook)
         made = uow.messages.of_webhook(hook.id, limit, status=status or None)
         found = [_Delivery(each, uow.messages.get(each.message_id)) for each in made]
-    listed(f"{hook.name}: {hook.status}", found, _DELIVERIES)
+    listed(f"{hook.name}: {hook.status}", found, _DELIVERIES, as_json=as_json)
 
 
 @webhooks.command()
 def attempts(
     delivery: Annotated[str, typer.Argument(help="The delivery's id.")],
+    as_json: AsJson = False,
     tenant: TenantName = None,
     url: Url = None,
 ) -> None:
     """The attempts at a delivery, and what came back."""
     with opened(url) as hub, hub.unit_of_work(tenant=chosen(tenant)) as uow:
         found = uow.messages.attempts(identity("delivery", delivery))
-    listed("attempts", found, _ATTEMPTS)
+    listed("attempts", found, _ATTEMPTS, as_json=as_json)
 
 
 @webhooks.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -11,9 +12,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pytest_httpserver import HTTPServer
@@ -327,6 +329,38 @@ def test_jobs_are_listed_with_when_they_run(
     assert told("--status", "cancelled").strip() == "jobs: none"
     assert run(monkeypatch, "sync", "list", "--integration", "SAP") == 1
     assert "--integration is no id, and nobody's name, got 'SAP'" in capsys.readouterr().err
+
+
+def test_lists_are_json_for_other_programs(
+    jobs: Path, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(*arguments: str) -> Any:
+        assert run(monkeypatch, *arguments, "--json", "--tenant", "acme") == 0
+        return json.loads(capsys.readouterr().out)
+
+    with Hub.from_url(url) as hub, hub.unit_of_work(tenant="acme") as uow:
+        crm = uow.integrations.get_by_name("CRM")
+        good = uow.sync_jobs.get_by_name("good", crm.id)
+        (run_of_good,) = uow.sync_jobs.claim("w1", limit=1)
+        assert run_of_good.sync_job_id == good.id
+        ended = uow.sync_runs.succeed(run_of_good, records=7)
+        hook = WebhookFactory(integration_id=crm.id, name="Ü", store=uow)
+        uow.messages.publish("invoice.paid", {}, to=hook.id)
+        uow.commit()
+    (shown,) = [each for each in told("sync", "list") if each["job"] == "good"]
+    assert (shown["id"], shown["integration"]) == (str(good.id), "CRM")
+    assert ended.started_at is not None
+    assert shown["last_run"] == ended.started_at.isoformat()
+    assert shown["next_run"] is None
+    (told_run,) = told("sync", "history", "good")
+    assert told_run["took"] == (ended.duration or timedelta()).total_seconds()
+    assert (told_run["status"], told_run["records"], told_run["error"]) == ("succeeded", 7, None)
+    assert [each["job"] for each in told("sync", "due")] == ["[bad]"]
+    assert [each["integration"] for each in told("integrations", "list")] == ["CRM"]
+    assert [each["webhook"] for each in told("webhooks", "list")] == ["Ü"]
+    (delivery,) = told("webhooks", "deliveries", str(hook.id))
+    assert (delivery["event"], delivery["attempts"]) == ("invoice.paid", 0)
+    assert told("webhooks", "attempts", delivery["id"]) == []
 
 
 def test_what_a_due_job_waits_for_is_told(
