@@ -169,7 +169,7 @@ def charset_of(headers: Mapping[str, str]) -> str:
     kind = headers.get("content-type")
     if kind is None or "charset" not in kind.lower():
         return _UTF_8
-    found = re.search(r"charset\s*=\s*\"?([\w.:-]+)", kind, re.IGNORECASE)
+    found = re.search(r"charset\s*=\s*\"?([\w.:-]+)", kind, re.IGNORECASE | re.ASCII)
     return _known_charset(found[1]) if found else _UTF_8
 
 
