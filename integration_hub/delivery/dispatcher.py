@@ -51,7 +51,7 @@ from integration_hub.domain.webhook_message import (
 from integration_hub.http.client import HttpClient
 from integration_hub.http.options import Limits, Proxies, Timeout, Tls
 from integration_hub.http.retry import RetryPolicy
-from integration_hub.http.transport import Transport, UrllibTransport
+from integration_hub.http.transport import Transport
 from integration_hub.ports.clock import Clock
 from integration_hub.ports.messages import DELIVERY_LEASE, MOST_CLAIMED, PER_HOST
 from integration_hub.ports.unit_of_work import EVERY_TENANT, Tenant, UnitOfWork
@@ -149,12 +149,13 @@ class WebhookDispatcher:
         threads = checked_count("concurrency", concurrency, least=1, most=MOST_CLAIMED)
         # Claims see to it that no host has more than its part; a proxy may have them all.
         limits = Limits(pool=threads, max_response_bytes=_READ, max_redirects=0)
-        guard = None if allow_private_addresses else AddressGuard(allow_networks)
         self._client = HttpClient(
             retry=RetryPolicy(attempts=1),
             limits=limits,
-            transport=transport
-            or UrllibTransport(limits=limits, tls=tls, proxies=proxies or hub.proxies, guard=guard),
+            tls=tls,
+            proxies=proxies or hub.proxies,
+            guard=None if allow_private_addresses else AddressGuard(allow_networks),
+            transport=transport,
         )
         self._lock = threading.Lock()
         self._at: set[_Sending] = set()

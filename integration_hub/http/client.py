@@ -54,7 +54,7 @@ from integration_hub.http.pagination import PageStrategy, Place, checked_strateg
 from integration_hub.http.retry import RetryPolicy
 from integration_hub.http.sockets import DEADLINE, Deadline
 from integration_hub.http.stream import HttpStream
-from integration_hub.http.transport import Transport, UrllibTransport
+from integration_hub.http.transport import Guard, Transport, UrllibTransport
 from integration_hub.http.urls import BaseUrl, Params, query_pairs, with_params
 
 T = TypeVar("T", default=None)
@@ -91,7 +91,9 @@ class HttpClient:
 
     Safe to share between threads; it keeps no cookies. `interceptors` see each try; `auth` comes
     after them. With `breaker` and `rate_limit` it spares a system that fails, or that wants few
-    requests. `transport` replaces the network, in tests.
+    requests. With a `guard` (an `AddressGuard`) it connects to those addresses only that this lets
+    it. `transport` replaces the network, in tests, and what `limits`, `tls`, `proxies` and `guard`
+    say of it.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class HttpClient:
         rate_limit: RateLimit | None = None,
         tls: Tls | None = None,
         proxies: Proxies | None = None,
+        guard: Guard | None = None,
         transport: Transport | None = None,
     ) -> None:
         checked_kind("retry", retry, RetryPolicy, "must be such as RetryPolicy(attempts=3)")
@@ -127,7 +130,9 @@ class HttpClient:
         self._headers = Headers(
             {"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
         ).merged(headers)
-        self._transport = transport or UrllibTransport(limits=limits, tls=tls, proxies=proxies)
+        self._transport = transport or UrllibTransport(
+            limits=limits, tls=tls, proxies=proxies, guard=guard
+        )
         self._exchange = Exchange(
             self._transport,
             retry=retry,

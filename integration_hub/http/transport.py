@@ -112,6 +112,8 @@ class UrllibTransport:
         guard: Guard | None = None,
     ) -> None:
         tls, proxies = checked_tls(tls), checked_proxies(proxies)
+        if guard is not None and (isinstance(guard, type) or not callable(guard)):
+            raise ValidationError("guard", guard, "must be such as AddressGuard()")
         self._limits = limits or Limits()
         self._guard = guard
         self._proxies = proxies or Proxies()

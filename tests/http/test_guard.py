@@ -12,12 +12,13 @@ from integration_hub import (
     BlockedAddress,
     Err,
     HttpClient,
+    Hub,
+    Integration,
     RetryPolicy,
     ValidationError,
 )
 from integration_hub.delivery.guard import AddressGuard
 from integration_hub.http.sockets import Addresses
-from integration_hub.http.transport import UrllibTransport
 
 REFUSED = [
     *("0.0.0.0", "0.1.2.3", "10.0.0.1", "10.255.255.255", "100.64.0.1", "100.100.100.200"),
@@ -74,8 +75,7 @@ def refused(outcome: Any) -> Any:
 
 
 def guarded(*allowed: str) -> HttpClient:
-    transport = UrllibTransport(guard=AddressGuard(allowed))
-    return HttpClient(transport=transport, retry=RetryPolicy(attempts=1))
+    return HttpClient(guard=AddressGuard(allowed), retry=RetryPolicy(attempts=1))
 
 
 @pytest.mark.parametrize(
@@ -102,6 +102,22 @@ def test_the_error_names_the_address_and_the_way_out(httpserver: HTTPServer) -> 
     assert (error.code, error.address, error.why) == ("blocked_address", "127.0.0.1", "loopback")
     assert "allow its network" in error.message
     assert "s3cr3t" not in error.message
+
+
+def test_a_stored_integration_leads_nowhere_that_its_hub_does_not_let_it(
+    httpserver: HTTPServer,
+) -> None:
+    config = {"http": {"base_url": f"http://127.0.0.1:{httpserver.port}/"}}
+    crm = Integration(name="crm", type="crm", config=config)
+    with Hub.in_memory(client_options=lambda _: {"guard": AddressGuard()}) as hub:
+        assert isinstance(refused(hub.http(crm).get("contacts")), BlockedAddress)
+    assert httpserver.log == []
+
+
+@pytest.mark.parametrize("wrong", [AddressGuard, "127.0.0.1"])
+def test_a_guard_is_an_object(wrong: Any) -> None:
+    with pytest.raises(ValidationError, match=r"guard must be such as AddressGuard\(\)"):
+        HttpClient(guard=wrong)
 
 
 def test_what_is_allowed_is_reached(httpserver: HTTPServer) -> None:
