@@ -119,14 +119,17 @@ class PageNumber(PageStrategy):
 
     def following(self, response: HttpResponse[Any], place: Place) -> Place | None:
         number = _number_in(place, self.param)
-        is_last = number >= self._last(response) if self.last else not list_at(response, self.items)
-        return None if is_last else (place[0], _with(place[1], {self.param: str(number + 1)}))
+        if self._is_last(number, response):
+            return None
+        return place[0], _with(place[1], {self.param: str(number + 1)})
 
-    def _last(self, response: HttpResponse[Any]) -> int:
-        found = value_at(response, self.last)
-        if type(found) is not int:
+    def _is_last(self, number: int, response: HttpResponse[Any]) -> bool:
+        if not self.last:
+            return not list_at(response, self.items)
+        last = value_at(response, self.last)
+        if type(last) is not int:
             raise response.undecodable(self.last, "must be the number of the last page")
-        return found
+        return number >= last
 
 
 @dataclass(frozen=True, slots=True)

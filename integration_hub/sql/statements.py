@@ -57,10 +57,7 @@ class Statements:
         self.table = mapper.table
         self._dialect = dialect
         self._columns = mapper.columns
-        self._no_ways = [
-            tuple_(*(literal_column(f"'{status}'") for status in pair))
-            for pair in no_ways(mapper.kind)
-        ]
+        self._kind = mapper.kind
         self.get = lru_cache(self._get)
         self.delete = lru_cache(self._delete)
         self.by_name = lru_cache(self._by_name)
@@ -123,9 +120,10 @@ class Statements:
             .where(~name_is_taken)
             .values({name: self._value(name) for name in names})
         )
-        if self._no_ways:
+        if refused := no_ways(self._kind):
+            moves = [tuple_(*(literal_column(f"'{each}'") for each in pair)) for pair in refused]
             move = tuple_(table.c.status, self._value("status"))
-            statement = statement.where(move.not_in(self._no_ways))
+            statement = statement.where(move.not_in(moves))
         return Prepared(statement.where(self._parent()) if self.has_parent else statement)
 
     def _delete(self, *, scoped: bool) -> Prepared:
